@@ -1,0 +1,127 @@
+"""The relay's settings: one frozen model per table of the configuration file.
+
+Every field carries its default and the sentence that stands above it in config.example.toml.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from relay.nostr.nip19 import public_key
+
+
+class Table(BaseModel):
+    """A table of the configuration: frozen, and unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _public_key(text: str) -> str:
+    """Accept npub1… or hex; return hex."""
+    return public_key(text)
+
+
+PublicKeySetting = Annotated[str, AfterValidator(_public_key)]
+
+
+class LimitsConfig(Table):
+    """[relay.limits]: what one client may ask of the relay."""
+
+    max_message_bytes: int = Field(
+        262_144, ge=1024, le=64 * 2**20, description="The longest message a client may send, in bytes."
+    )
+    max_subscriptions: int = Field(64, ge=1, description="Open subscriptions per connection.")
+    max_filters: int = Field(20, ge=1, description="Filters in one REQ or COUNT.")
+    max_filter_values: int = Field(
+        5_000, ge=1, description="Ids, authors, kinds and tag values in one filter, all together."
+    )
+    max_limit: int = Field(500, ge=1, description="Stored events sent per filter, whatever it asks for.")
+    max_event_tags: int = Field(5_000, ge=1, description="Tags of one event.")
+    max_content_chars: int = Field(
+        131_072, ge=1, description="The longest content of an event, in Unicode characters."
+    )
+    max_seconds_in_future: int = Field(
+        900, ge=0, description="How far an event's created_at may lie in the future, in seconds."
+    )
+    max_age_seconds: int | None = Field(
+        None, ge=1, description="How old an event may be when it arrives, in seconds; unset: any age."
+    )
+    events_per_minute: int = Field(
+        600, ge=0, description="EVENT messages per minute from one address, over all workers; 0: no limit."
+    )
+    requests_per_minute: int = Field(
+        3_000, ge=0, description="REQ and COUNT messages per minute from one address; 0: no limit."
+    )
+    connections_per_address: int = Field(
+        256, ge=0, description="Open connections from one address, over all workers; 0: no limit."
+    )
+    max_outbox_bytes: int = Field(
+        4 * 2**20, ge=65_536, description="Unsent bytes held for one slow client, in bytes."
+    )
+    max_pending_events: int = Field(
+        1_024, ge=1, description="Events of one connection that await their OK before it is read on."
+    )
+
+
+class TimeoutsConfig(Table):
+    """[relay.timeouts]: how long the relay waits, in seconds."""
+
+    handshake_seconds: float = Field(10, gt=0, description="To finish the HTTP request.")
+    ping_seconds: float = Field(30, gt=0, description="Between pings; a client that misses one is cut.")
+    idle_seconds: float = Field(
+        600, gt=0, description="A connection without subscriptions that says nothing for so long is closed."
+    )
+    stalled_seconds: float = Field(
+        10, gt=0, description="A socket that takes nothing of what is due to it for so long is cut."
+    )
+    drain_seconds: float = Field(10, gt=0, description="On SIGTERM: to finish what was begun.")
+
+
+class RelayConfig(Table):
+    """[relay]: the Nostr relay."""
+
+    name: str = Field("Torv", max_length=30, description="The relay's name, as clients show it.")
+    description: str = Field(
+        "A public square that nobody owns.", description="One or two sentences for readers."
+    )
+    contact: str = Field("", description="How to reach the operator: a URI such as mailto:you@example.com.")
+    icon: str = Field("", description="URL of a square picture.")
+    banner: str = Field("", description="URL of a wide picture.")
+    terms_of_service: str = Field("", description="URL of the terms of service.")
+    pubkey: PublicKeySetting | None = Field(
+        None, description="The operator's key (npub or hex), published so that users can write to it."
+    )
+    admins: tuple[PublicKeySetting, ...] = Field(
+        (), description="Keys (npub or hex) that may administer the relay."
+    )
+    url: str = Field(
+        "",
+        description="The public URL, such as wss://relay.example.com; AUTH compares with it. "
+        "Empty: taken from each request's Host header.",
+        pattern=r"^(wss?://[^/\s]+(/\S*)?)?$",
+    )
+    host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of IPv4.")
+    port: int = Field(7777, ge=0, le=65535, description="The port to listen on; 0: a free one.")
+    path: str = Field("/", pattern=r"^/\S*$", description="The path of the relay's endpoint.")
+    workers: int = Field(0, ge=0, le=256, description="Worker processes; 0: one per core.")
+    trust_bridge_keys: tuple[PublicKeySetting, ...] = Field(
+        (), description="Keys that, once authenticated, are exempt from per-address limits."
+    )
+    limits: LimitsConfig = LimitsConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+
+
+class LogConfig(Table):
+    """[log]: what is written to standard error."""
+
+    level: str = Field("info", pattern="^(debug|info|warning|error)$", description="The least level shown.")
+    format: str = Field(
+        "auto", pattern="^(auto|console|json)$", description="auto: console on a terminal, JSON elsewhere."
+    )
+
+
+class DataConfig(Table):
+    """Fields every configuration has at its top."""
+
+    data: Path = Field(Path("data"), description="The folder of databases, keys and locks.")

@@ -1,0 +1,177 @@
+"""The written contract of every store. Nothing above `relay.store` imports a backend.
+
+A store knows rows, not NIPs: it keeps an event, replaces the holder of an address if the new one
+is newer, forgets at a time, and removes ids and addresses. The features fill a `Write` with that.
+
+Promises of every store, held to by one conformance table (tests/store/test_conformance.py):
+
+- `seq` is assigned in commit order: once `head()` said h, nobody ever sees a new row ≤ h. A seq is
+  never used twice, not even after the newest row was removed.
+- `write` returns after the batch is durable. All of a batch is committed, or none of it.
+- Writes take effect in the order of the batch, as if each had been written alone.
+- `scan`, `count` and `log` never show removed or superseded events, nor expired ones as of `now`.
+- Of two events with one address the newer stays; on equal created_at the lower id (NIP-01).
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple, NewType, Protocol
+
+from relay.nostr.event import Event, EventId, PubKey, decode
+from relay.nostr.filter import Filter
+from relay.nostr.tags import Address
+
+Seq = NewType("Seq", int)
+"""Position in the log, from 1, growing in commit order, with gaps. 0 is before the first event."""
+
+MAX_SEQ = 2**31 - 1
+
+
+class StoreError(Exception):
+    """The database failed; the text is for the operator's log, not for the wire."""
+
+
+class StoreTooNew(StoreError):
+    """The database was written by a newer Torv, whose schema this one does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveEvent:
+    """Remove the event with this id, now or when it arrives, if `by` is one of its owners."""
+
+    id: EventId
+    by: PubKey
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    """Remove every version of this address with created_at ≤ `until`, now or when it arrives."""
+
+    address: Address
+    until: int
+    """Unix seconds, inclusive."""
+
+
+Removal = RemoveEvent | RemoveAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One event to keep and what comes with it. The event's id and signature were checked."""
+
+    event: Event
+    json: bytes
+    """`relay.nostr.event.encode(event)`: kept as it is and spliced into answers."""
+    address: Address | None = None
+    """The event replaces the older holder of this address, or is superseded by a newer one."""
+    expires_at: int | None = None
+    """Unix seconds; from this second on nobody sees the event."""
+    owners: tuple[PubKey, ...] | None = None
+    """Whose RemoveEvent removes this event. None: its author's. Empty: nobody's."""
+    removals: tuple[Removal, ...] = ()
+    """Take effect if this event is stored, or is a duplicate of a stored one."""
+    live: bool = True
+    """False for import and backfill: the rows move the head, but no live subscriber gets them."""
+
+
+class Outcome(Enum):
+    """What became of a Write."""
+
+    STORED = auto()
+    DUPLICATE = auto()
+    """An event with this id is already stored, or came earlier in this batch."""
+    SUPERSEDED = auto()
+    """A newer version of its address is stored."""
+    DELETED = auto()
+    """It was removed before, or its removal came before it."""
+
+
+class Stored(NamedTuple):
+    """A row, as cheap as can be: most are spliced into an answer without being parsed."""
+
+    seq: Seq
+    created_at: int
+    """Unix seconds."""
+    json: bytes
+    """Canonical JSON; begins with `{"id":"` and the id."""
+
+    @property
+    def id(self) -> EventId:
+        return EventId(self.json[7:71].decode())
+
+    def event(self) -> Event:
+        """Parse the row's JSON anew; the caller keeps the result."""
+        return decode(self.json)
+
+
+@dataclass(frozen=True, slots=True)
+class Veil:
+    """Which rows a reader may see. Kinds that are not named here are visible to everybody."""
+
+    kinds: frozenset[int]
+    """The kinds that `visible` has to be asked about."""
+    visible: Callable[[Event], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Bell:
+    """The log has grown. A hint only: it may be lost, and readers then find the rows by `log`."""
+
+    after: Seq
+    """The head before this commit."""
+    upto: Seq
+    """The head after it."""
+    rows: tuple[Stored, ...] | None
+    """The commit's live rows in order of seq; None where they have to be read from the log."""
+
+
+class Store(Protocol):
+    """Where events are kept. Methods may be awaited from one event loop only."""
+
+    async def write(self, batch: Sequence[Write]) -> list[Outcome]:
+        """Commit the batch in one durable transaction; one outcome per write, in order.
+
+        Concurrent calls may share a transaction. Raises StoreError (disk full, database gone):
+        then nothing of this batch is stored.
+        """
+
+    async def known(self, ids: Sequence[EventId]) -> set[EventId]:
+        """Return those of the ids whose events are stored and not removed."""
+
+    def scan(
+        self, wanted: Filter, *, upto: Seq, now: int, veil: Veil | None = None
+    ) -> AsyncIterator[list[Stored]]:
+        """Yield matching rows in pages, newest first (created_at desc, then id asc).
+
+        Only rows with seq ≤ `upto` that are visible to the reader; stops after `wanted.limit`
+        visible rows (None: all). `search` is ignored. A page may be empty: the store then only
+        gives others a turn. Holds no transaction between pages. Raises StoreError.
+        """
+
+    async def count(self, wanted: Sequence[Filter], *, upto: Seq, now: int, veil: Veil | None = None) -> int:
+        """Return how many visible rows with seq ≤ `upto` match any of the filters; limits are ignored."""
+
+    async def head(self) -> Seq:
+        """Return the seq of the newest commit; 0 when there was none."""
+
+    def log(self, *, after: Seq, upto: Seq, now: int) -> AsyncIterator[list[Stored]]:
+        """Yield the live rows with after < seq ≤ upto in pages, in order of seq."""
+
+    def listen(self, on_bell: Callable[[Bell], None]) -> None:
+        """Call `on_bell` on the event loop after commits, this process's and others'."""
+
+    async def announce(self, rows: Sequence[bytes]) -> None:
+        """Hand ephemeral events (canonical JSON) to every follower, this process's own included.
+
+        Never stored; bounded and best effort: what does not fit is dropped and counted.
+        """
+
+    def listen_ephemeral(self, on_events: Callable[[Sequence[bytes]], None]) -> None:
+        """Call `on_events` on the event loop with what was announced by any process."""
+
+    async def sweep(self, now: int) -> int:
+        """Remove what has expired; how many."""
+
+    async def close(self) -> None:
+        """Finish what was begun, checkpoint, and let go of the files."""
