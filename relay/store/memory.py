@@ -1,0 +1,196 @@
+"""The reference store: rows in a dict, and `Filter.matches` for every question.
+
+The oracle that the real stores are compared with, and a store for tests. Simple over fast: every
+question looks at every row. Nothing survives the process.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from relay.nostr.event import Event, EventId, PubKey
+from relay.nostr.filter import Filter
+from relay.nostr.tags import Address
+from relay.store.api import (
+    MAX_SEQ,
+    Bell,
+    Outcome,
+    Removal,
+    RemoveAddress,
+    RemoveEvent,
+    Seq,
+    Stored,
+    StoreError,
+    Veil,
+    Write,
+)
+
+_PAGE = 100
+
+
+class _Row(NamedTuple):
+    stored: Stored
+    write: Write
+
+    @property
+    def event(self) -> Event:
+        return self.write.event
+
+    def is_expired(self, now: int) -> bool:
+        return self.write.expires_at is not None and self.write.expires_at <= now
+
+    def is_visible(self, now: int, upto: Seq, veil: Veil | None) -> bool:
+        if self.stored.seq > upto or self.is_expired(now):
+            return False
+        return veil is None or self.event.kind not in veil.kinds or veil.visible(self.event)
+
+
+class MemoryStore:
+    """A `Store` in memory."""
+
+    def __init__(self) -> None:
+        self._rows: dict[EventId, _Row] = {}
+        """In order of seq."""
+        self._holders: dict[Address, EventId] = {}
+        self._head = Seq(0)
+        self._removed_events: set[tuple[EventId, PubKey]] = set()
+        self._removed_addresses: dict[Address, int] = {}
+        """Address → until, unix seconds, inclusive."""
+        self._on_bell: list[Callable[[Bell], None]] = []
+        self._on_ephemeral: list[Callable[[Sequence[bytes]], None]] = []
+
+    async def write(self, batch: Sequence[Write]) -> list[Outcome]:
+        """See `Store.write`."""
+        if self._head + len(batch) > MAX_SEQ:
+            raise StoreError(f"the log is full: seq would pass {MAX_SEQ}")
+        after = self._head
+        outcomes = [self._write_one(write) for write in batch]
+        if self._head > after:
+            rows = tuple(
+                row.stored for row in self._rows.values() if row.stored.seq > after and row.write.live
+            )
+            for ring in self._on_bell:
+                ring(Bell(after, self._head, rows))
+        return outcomes
+
+    def _write_one(self, write: Write) -> Outcome:
+        outcome = self._keep(write)
+        if outcome in (Outcome.STORED, Outcome.DUPLICATE):
+            for removal in write.removals:
+                self._remove(removal)
+        return outcome
+
+    def _keep(self, write: Write) -> Outcome:
+        event, address = write.event, write.address
+        if event.id in self._rows:
+            return Outcome.DUPLICATE
+        if any((event.id, owner) in self._removed_events for owner in _owners(write)):
+            return Outcome.DELETED
+        if address is not None:
+            if event.created_at <= self._removed_addresses.get(address, -1):
+                return Outcome.DELETED
+            if address in self._holders:
+                holder = self._rows[self._holders[address]]
+                # NIP-01: the newer stays; on equal created_at the lowest id.
+                if (-holder.event.created_at, holder.event.id) < (-event.created_at, event.id):
+                    return Outcome.SUPERSEDED
+                self._forget(holder)
+            self._holders[address] = event.id
+        self._head = Seq(self._head + 1)
+        self._rows[event.id] = _Row(Stored(self._head, event.created_at, write.json), write)
+        return Outcome.STORED
+
+    def _remove(self, removal: Removal) -> None:
+        match removal:
+            case RemoveEvent(id_, by):
+                self._removed_events.add((id_, by))
+                row = self._rows.get(id_)
+                if row is not None and by in _owners(row.write):
+                    self._forget(row)
+            case RemoveAddress(address, until):
+                self._removed_addresses[address] = max(until, self._removed_addresses.get(address, -1))
+                holder = self._holders.get(address)
+                if holder is not None and self._rows[holder].event.created_at <= until:
+                    self._forget(self._rows[holder])
+
+    def _forget(self, row: _Row) -> None:
+        del self._rows[row.event.id]
+        if row.write.address is not None:
+            del self._holders[row.write.address]
+
+    async def known(self, ids: Sequence[EventId]) -> set[EventId]:
+        """See `Store.known`."""
+        return self._rows.keys() & set(ids)
+
+    async def scan(
+        self, wanted: Filter, *, upto: Seq, now: int, veil: Veil | None = None
+    ) -> AsyncIterator[list[Stored]]:
+        """See `Store.scan`."""
+        found = [
+            row
+            for row in self._rows.values()
+            if row.is_visible(now, upto, veil) and wanted.matches(row.event)
+        ]
+        found.sort(key=lambda row: (-row.event.created_at, row.event.id))
+        left = len(found) if wanted.limit is None else wanted.limit
+        async for page in self._pages(found):
+            if left <= 0:
+                return
+            yield page[:left]
+            left -= len(page)
+
+    async def count(self, wanted: Sequence[Filter], *, upto: Seq, now: int, veil: Veil | None = None) -> int:
+        """See `Store.count`."""
+        return sum(
+            row.is_visible(now, upto, veil) and any(one.matches(row.event) for one in wanted)
+            for row in self._rows.values()
+        )
+
+    async def head(self) -> Seq:
+        """See `Store.head`."""
+        return self._head
+
+    async def log(self, *, after: Seq, upto: Seq, now: int) -> AsyncIterator[list[Stored]]:
+        """See `Store.log`."""
+        found = [
+            row
+            for row in self._rows.values()
+            if row.write.live and row.stored.seq > after and row.is_visible(now, upto, None)
+        ]
+        async for page in self._pages(found):
+            yield page
+
+    async def _pages(self, found: Sequence[_Row]) -> AsyncIterator[list[Stored]]:
+        """Cut rows into pages, without those that were removed since they were found."""
+        for start in range(0, len(found), _PAGE):
+            yield [row.stored for row in found[start : start + _PAGE] if row.event.id in self._rows]
+            await asyncio.sleep(0)  # between pages others get their turn
+
+    def listen(self, on_bell: Callable[[Bell], None]) -> None:
+        """See `Store.listen`."""
+        self._on_bell.append(on_bell)
+
+    async def announce(self, rows: Sequence[bytes]) -> None:
+        """See `Store.announce`."""
+        for hear in self._on_ephemeral:
+            hear(rows)
+
+    def listen_ephemeral(self, on_events: Callable[[Sequence[bytes]], None]) -> None:
+        """See `Store.listen_ephemeral`."""
+        self._on_ephemeral.append(on_events)
+
+    async def sweep(self, now: int) -> int:
+        """See `Store.sweep`."""
+        expired = [row for row in self._rows.values() if row.is_expired(now)]
+        for row in expired:
+            self._forget(row)
+        return len(expired)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        self._on_bell.clear()
+        self._on_ephemeral.clear()
+
+
+def _owners(write: Write) -> Iterable[PubKey]:
+    return (write.event.pubkey,) if write.owners is None else write.owners
