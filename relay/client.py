@@ -1,0 +1,660 @@
+"""A Nostr client: publish to, read from and follow one relay over WebSocket (NIP-01, 42, 45).
+
+For the bridge, sync and the router, which see a relay only through this file. What the relay sends
+is not trusted: events are checked before they are passed on. Every wait for an answer has a deadline
+and every buffer a bound; a quiet live subscription is watched over by pings.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from types import TracebackType
+from typing import Self, TypeVar
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
+from websockets.uri import parse_uri
+
+from relay.nostr import kinds
+from relay.nostr.event import Event, InvalidEvent, check_event, encode, sign
+from relay.nostr.filter import Filter
+from relay.nostr.keys import SecretKey
+from relay.nostr.messages import (
+    Auth,
+    Challenge,
+    ClientMessage,
+    Close,
+    Closed,
+    Count,
+    Counted,
+    Delivered,
+    Eose,
+    InvalidMessage,
+    Notice,
+    Ok,
+    Publish,
+    RelayMessage,
+    Req,
+    encode_client_message,
+    parse_relay_message,
+)
+from relay.nostr.reasons import Prefix
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PAGE_EVENTS = 500
+"""How many events one page of `page_back` asks for: the cap that many relays have."""
+
+# A subscription that holds this much unread text stops the reading of its connection …
+_FULL_BYTES = 2**20
+# … except while an answer is awaited, which may stand behind it; at this much the subscription ends.
+_OVERFULL_BYTES = 8 * 2**20
+
+_MAX_UNANSWERED_EVENTS = 256
+_REMEMBERED_IDS = 10_000
+# A connection that lasted so long was a good one: the next pause is short again.
+_STEADY_SECONDS = 60.0
+
+
+class RelayFailure(Exception):
+    """Base of what a call to a relay raises; `at` is when it was noticed, in unix seconds.
+
+    All that a subscription yielded before it had arrived by then, and nothing of what came later.
+    """
+
+    def __init__(self, url: str, text: str, at: float) -> None:
+        super().__init__(f"{url}: {text}")
+        self.url = url
+        self.text = text
+        self.at = at
+
+
+class Unreachable(RelayFailure):
+    """The relay cannot be reached, hung up or does not answer: try again later."""
+
+
+class Rejected(RelayFailure):
+    """The relay answered, and said no; `text` is its reason in its own words, prefix included."""
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """The machine-readable first word of the reason; None when it has none that we know."""
+        return _prefix(self.text)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same request may be accepted later."""
+        return self.prefix in (Prefix.RATE_LIMITED, Prefix.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfStored:
+    """Stands between a subscription's stored events and its live ones."""
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """What has arrived for one subscription and was not yet taken."""
+
+    filters: Sequence[Filter]
+    items: deque[tuple[Event | EndOfStored, int]] = field(default_factory=deque)
+    """With the bytes each counts for."""
+    held_bytes: int = 0
+    ended: Exception | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put(self, item: Event | EndOfStored, size: int) -> None:
+        self.items.append((item, size))
+        self.held_bytes += size
+        self.changed.set()
+
+    def take(self) -> Event | EndOfStored:
+        item, size = self.items.popleft()
+        self.held_bytes -= size
+        return item
+
+    def end(self, error: Exception) -> None:
+        """Raise `error` at the reader, behind what has already arrived."""
+        self.ended = error
+        self.changed.set()
+
+
+class RelayClient:
+    """One connection to one relay: an async context manager that connects when entered, once.
+
+    With a `signer` it answers the relay's challenges (NIP-42). Calls may overlap. When the connection
+    is lost every call raises Unreachable; `reconnect` and `follow` make new connections.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        signer: SecretKey | None = None,
+        *,
+        connect_seconds: float = 10.0,
+        answer_seconds: float = 10.0,
+        ping_seconds: float = 20.0,
+        max_message_bytes: int = 2**20,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Take a ws:// or wss:// URL; connects to nothing yet. Raises ValueError for another URL.
+
+        `answer_seconds` bounds the wait for every single answer, `max_message_bytes` what the relay
+        may send in one message; `clock` gives unix seconds and dates the AUTH events.
+        """
+        try:
+            parse_uri(url)
+        except InvalidURI as error:
+            raise ValueError(str(error)) from None
+        self.url = url
+        self._signer = signer
+        self._connect_seconds = connect_seconds
+        self._answer_seconds = answer_seconds
+        self._ping_seconds = ping_seconds
+        self._max_message_bytes = max_message_bytes
+        self._clock = clock
+        self._connection: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._lost: str | None = "not connected"
+        self._names = map(str, count(1))
+        self._oks: dict[str, list[asyncio.Future[Ok]]] = {}
+        self._counts: dict[str, asyncio.Future[int]] = {}
+        self._inboxes: dict[str, _Inbox] = {}
+        self._unanswered = asyncio.Semaphore(_MAX_UNANSWERED_EVENTS)
+        self._awaited = 0
+        self._may_read = asyncio.Event()
+        self._challenge: str | None = None
+        self._challenged = asyncio.Event()
+        self._auth_id: str | None = None
+        self._authenticated: asyncio.Future[Ok] | None = None
+        self._discarded = 0
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises Unreachable."""
+        try:
+            self._connection = await connect(
+                self.url,
+                # The relay is spoken to directly, whatever HTTP proxy the environment names.
+                proxy=None,
+                compression=None,
+                open_timeout=self._connect_seconds,
+                ping_interval=self._ping_seconds,
+                ping_timeout=self._ping_seconds,
+                close_timeout=min(2.0, self._answer_seconds),
+                max_size=self._max_message_bytes,
+            )
+        except (OSError, WebSocketException, UnicodeError) as error:
+            raise self._unreachable(str(error) or type(error).__name__) from error
+        self._lost = None
+        self._may_read.set()
+        # Owned by this object: `__aexit__` cancels it and waits for its end.
+        self._reader = asyncio.create_task(self._read(self._connection))
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        assert self._connection is not None and self._reader is not None
+        self._reader.cancel()
+        try:
+            await asyncio.wait({self._reader})
+        finally:
+            await self._connection.close()
+        if not self._reader.cancelled():
+            self._reader.result()
+
+    async def publish(self, event: Event) -> Ok:
+        """Send a signed event; return the relay's OK, which accepts it (perhaps as a duplicate).
+
+        Answers `auth-required:` by NIP-42 and sends once more. Raises Rejected, with the relay's
+        reason, or Unreachable: then the event may or may not have been stored, and may be sent again.
+        """
+        message = Publish(event, encode(event))
+        async with self._unanswered:
+            ok = await self._ask_ok(event.id, message)
+            if not ok.accepted and self._can_authenticate_after(ok.reason):
+                await self.authenticate()
+                ok = await self._ask_ok(event.id, message)
+        if not ok.accepted:
+            raise self._rejected(ok.reason)
+        return ok
+
+    async def subscribe(self, filters: Sequence[Filter]) -> AsyncGenerator[Event | EndOfStored, None]:
+        """Yield stored events, `EndOfStored` once, then live events as they come, without end.
+
+        Every event was checked: id, signature, and that it meets one of the filters. A consumer that
+        falls behind stops the reading of the whole connection. Leave early through
+        `contextlib.aclosing`, so that the subscription is closed at once. Raises Rejected when the
+        relay refuses or ends the subscription, Unreachable when the connection is lost.
+        """
+        await self._settle_authentication()
+        name, inbox = await self._open(filters)
+        may_authenticate = True
+        is_stored = True
+        try:
+            while True:
+                try:
+                    item = await self._next(inbox, has_deadline=is_stored)
+                except Rejected as error:
+                    if not (may_authenticate and self._can_authenticate_after(error.text)):
+                        raise
+                    may_authenticate = False
+                    await self.authenticate()
+                    name, inbox = await self._open(filters)
+                    continue
+                may_authenticate = False
+                if isinstance(item, EndOfStored):
+                    is_stored = False
+                yield item
+        finally:
+            await self._close(name)
+
+    async def fetch(self, filters: Sequence[Filter], *, most: int = 10_000) -> list[Event]:
+        """Return the stored events as the relay sends them, newest first, each once, checked.
+
+        At most `most`; a relay has a cap of its own, so this may not be all: see `page_back`.
+        Raises Rejected or Unreachable.
+        """
+        found: dict[str, Event] = {}
+        with self._awaiting_answer():
+            async with aclosing(self.subscribe(filters)) as items:
+                async for item in items:
+                    if isinstance(item, EndOfStored):
+                        break
+                    found[item.id] = item
+                    if len(found) >= most:
+                        break
+        return list(found.values())
+
+    async def page_back(
+        self, wanted: Filter, *, page_events: int = PAGE_EVENTS
+    ) -> AsyncGenerator[Event, None]:
+        """Yield all stored events that match, newest first, page by page until an empty page.
+
+        A relay cuts long answers without saying so; only an empty page proves that there is no more.
+        `wanted.limit` is not looked at. Events beyond the relay's cap that share one second cannot be
+        reached by any filter. Raises Rejected or Unreachable.
+        """
+        until = wanted.until
+        since = max(0, wanted.since or 0)
+        yielded: set[str] = set()
+        while until is None or until >= since:
+            page = await self.fetch([replace(wanted, until=until, limit=page_events)])
+            if not page:
+                return
+            page.sort(key=lambda event: (-event.created_at, event.id))
+            fresh = [event for event in page if event.id not in yielded]
+            for event in fresh:
+                yield event
+            oldest = page[-1].created_at
+            if fresh:
+                # The oldest second may have been cut in two: ask for it until it brings nothing new.
+                kept = yielded if oldest == until else set()
+                yielded = kept | {event.id for event in page if event.created_at == oldest}
+                until = oldest
+            else:
+                until = oldest - 1
+
+    async def count(self, filters: Sequence[Filter]) -> int:
+        """Return how many stored events match (NIP-45). Raises Rejected or Unreachable."""
+        await self._settle_authentication()
+        try:
+            return await self._count_once(filters)
+        except Rejected as error:
+            if not self._can_authenticate_after(error.text):
+                raise
+        await self.authenticate()
+        return await self._count_once(filters)
+
+    async def authenticate(self) -> None:
+        """Wait until the relay's challenge has come and its OK to our answer (NIP-42).
+
+        Raises Rejected when there is no signer or the relay refuses it, Unreachable when no challenge
+        comes in time. Does nothing when already authenticated.
+        """
+        if self._signer is None:
+            raise self._rejected(f"{Prefix.AUTH_REQUIRED}: there is no key to authenticate with")
+        self._check_connected()
+        with self._awaiting_answer():
+            await self._within(self._challenged.wait(), "challenge")
+            self._check_connected()
+            assert self._authenticated is not None
+            ok = await self._within(asyncio.shield(self._authenticated), "OK to AUTH")
+        if not ok.accepted:
+            raise self._rejected(ok.reason)
+
+    # What is sent.
+
+    async def _send(self, message: ClientMessage) -> None:
+        self._check_connected()
+        assert self._connection is not None
+        try:
+            await self._within(
+                self._connection.send(encode_client_message(message), text=True), "room for more"
+            )
+        except ConnectionClosed as error:
+            raise self._unreachable(str(error)) from None
+
+    async def _ask_ok(self, event_id: str, message: Publish) -> Ok:
+        waiter: asyncio.Future[Ok] = asyncio.get_running_loop().create_future()
+        waiters = self._oks.setdefault(event_id, [])
+        waiters.append(waiter)
+        try:
+            with self._awaiting_answer():
+                await self._send(message)
+                return await self._within(waiter, "OK")
+        finally:
+            waiters.remove(waiter)
+            if not waiters:
+                self._oks.pop(event_id, None)
+
+    async def _open(self, filters: Sequence[Filter]) -> tuple[str, _Inbox]:
+        name = next(self._names)
+        inbox = self._inboxes[name] = _Inbox(filters)
+        try:
+            await self._send(Req(name, tuple(filters)))
+        except BaseException:
+            del self._inboxes[name]
+            raise
+        return name, inbox
+
+    async def _next(self, inbox: _Inbox, *, has_deadline: bool) -> Event | EndOfStored:
+        while not inbox.items:
+            if inbox.ended is not None:
+                raise inbox.ended
+            inbox.changed.clear()
+            if has_deadline:
+                await self._within(inbox.changed.wait(), "event or EOSE")
+            else:
+                await inbox.changed.wait()
+        item = inbox.take()
+        self._update_may_read()
+        return item
+
+    async def _close(self, name: str) -> None:
+        was_open = self._inboxes.pop(name, None) is not None
+        self._update_may_read()
+        if was_open and self._lost is None:
+            try:
+                await self._send(Close(name))
+            except Unreachable as error:
+                # There is nothing left to close; whoever uses the connection next is told.
+                log.debug("close of a subscription: %s", error)
+
+    async def _count_once(self, filters: Sequence[Filter]) -> int:
+        name = next(self._names)
+        waiter = self._counts[name] = asyncio.get_running_loop().create_future()
+        try:
+            with self._awaiting_answer():
+                await self._send(Count(name, tuple(filters)))
+                return await self._within(waiter, "COUNT")
+        finally:
+            del self._counts[name]
+
+    def _can_authenticate_after(self, reason: str) -> bool:
+        return self._signer is not None and _prefix(reason) is Prefix.AUTH_REQUIRED
+
+    async def _settle_authentication(self) -> None:
+        """Wait for the OK to an AUTH that is under way: until then a relay may veil what it finds."""
+        self._check_connected()
+        if self._authenticated is not None and not self._authenticated.done():
+            with self._awaiting_answer():
+                await self._within(asyncio.shield(self._authenticated), "OK to AUTH")
+
+    # What is received.
+
+    async def _read(self, connection: ClientConnection) -> None:
+        why = "the connection was closed"
+        try:
+            while True:
+                await self._may_read.wait()
+                text = await connection.recv(decode=False)
+                try:
+                    message = parse_relay_message(text)
+                except InvalidMessage as error:
+                    self._discard(str(error))
+                    continue
+                if isinstance(message, Challenge):
+                    await self._answer(message.challenge)
+                else:
+                    self._dispatch(message, len(text))
+        except ConnectionClosed as error:
+            why = str(error)
+        except Unreachable as error:
+            why = error.text
+        finally:
+            self._lose(why)
+
+    def _dispatch(self, message: RelayMessage, size: int) -> None:
+        match message:
+            case Ok(event_id, _, _):
+                waiting = self._oks.get(event_id, ())
+                if event_id == self._auth_id and self._authenticated is not None:
+                    waiting = (*waiting, self._authenticated)
+                for each in waiting:
+                    if not each.done():
+                        each.set_result(message)
+            case Delivered(name, event) if (inbox := self._inboxes.get(name)) is not None:
+                self._deliver(inbox, event, size)
+            case Eose(name) if (inbox := self._inboxes.get(name)) is not None:
+                inbox.put(EndOfStored(), size)
+            case Closed(name, reason):
+                self._end(name, self._rejected(reason))
+            case Counted(name, number) if (counted := self._counts.get(name)) is not None:
+                if not counted.done():
+                    counted.set_result(number)
+            case Notice(text):
+                log.debug("notice from=%s: %.200s", self.url, text)
+
+    def _deliver(self, inbox: _Inbox, event: Event, size: int) -> None:
+        if inbox.ended is not None:
+            return
+        if not any(wanted.matches(event) for wanted in inbox.filters):
+            return self._discard(f"event {event.id[:8]} was not asked for")
+        try:
+            check_event(event)
+        except InvalidEvent as error:
+            return self._discard(f"event {event.id[:8]}: {error}")
+        inbox.put(event, size)
+        if inbox.held_bytes > _OVERFULL_BYTES:
+            inbox.end(self._unreachable("a subscription fell too far behind"))
+        self._update_may_read()
+
+    def _end(self, name: str, error: Exception) -> None:
+        if (inbox := self._inboxes.pop(name, None)) is not None:
+            inbox.end(error)
+            self._update_may_read()
+        elif (waiting := self._counts.get(name)) is not None:
+            _fail(waiting, error)
+
+    async def _answer(self, challenge: str) -> None:
+        # A repeated challenge was answered already; another answer would not be another one.
+        if self._signer is None or challenge == self._challenge:
+            return
+        self._challenge = challenge
+        event = sign(
+            self._signer,
+            created_at=int(self._clock()),
+            kind=kinds.CLIENT_AUTH,
+            tags=(("relay", self.url), ("challenge", challenge)),
+        )
+        if self._authenticated is not None and not self._authenticated.done():
+            # NIP-42: a new challenge replaces the one before, whose answer may never be judged.
+            self._authenticated.set_result(Ok("", False, f"{Prefix.AUTH_REQUIRED}: the challenge changed"))
+        self._authenticated = asyncio.get_running_loop().create_future()
+        self._auth_id = event.id
+        self._challenged.set()
+        await self._send(Auth(event))
+
+    def _discard(self, why: str) -> None:
+        self._discarded += 1
+        if self._discarded == 1:
+            log.warning("discarding what relay=%s sends: %.200s", self.url, why)
+
+    def _lose(self, why: str) -> None:
+        self._lost = why
+        for inbox in self._inboxes.values():
+            inbox.end(self._unreachable(why))
+        for waiters in self._oks.values():
+            for waiter in waiters:
+                _fail(waiter, self._unreachable(why))
+        for waiting in self._counts.values():
+            _fail(waiting, self._unreachable(why))
+        if self._authenticated is not None:
+            _fail(self._authenticated, self._unreachable(why))
+        self._challenged.set()
+
+    # Waiting.
+
+    def _unreachable(self, why: str) -> Unreachable:
+        return Unreachable(self.url, why, self._clock())
+
+    def _rejected(self, reason: str) -> Rejected:
+        return Rejected(self.url, reason, self._clock())
+
+    def _check_connected(self) -> None:
+        if self._lost is not None:
+            raise self._unreachable(self._lost)
+
+    async def _within(self, waiting: Awaitable[T], what: str) -> T:
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                return await waiting
+        except TimeoutError:
+            raise self._unreachable(f"no {what} within {self._answer_seconds:g} s") from None
+
+    @contextmanager
+    def _awaiting_answer(self) -> Iterator[None]:
+        """Read on even past a full subscription: the answer may stand behind its events."""
+        self._awaited += 1
+        self._update_may_read()
+        try:
+            yield
+        finally:
+            self._awaited -= 1
+            self._update_may_read()
+
+    def _update_may_read(self) -> None:
+        if self._awaited or all(inbox.held_bytes < _FULL_BYTES for inbox in self._inboxes.values()):
+            self._may_read.set()
+        else:
+            self._may_read.clear()
+
+
+def _prefix(reason: str) -> Prefix | None:
+    try:
+        return Prefix(reason.partition(":")[0])
+    except ValueError:
+        return None
+
+
+def _fail(waiter: asyncio.Future[T], error: Exception) -> None:
+    if not waiter.done():
+        waiter.set_exception(error)
+        # Nobody may be waiting any more: reading it keeps asyncio from reporting it as forgotten.
+        waiter.exception()
+
+
+def backoff(
+    *, first: float = 0.5, most: float = 60.0, chance: Callable[[], float] = random.random
+) -> Iterator[float]:
+    """Yield pauses in seconds, without end: each doubled up to `most`, then shortened by up to half.
+
+    The chance keeps the many clients of a relay that restarts from coming back all at once.
+    """
+    pause = first
+    while True:
+        yield pause * (1 - chance() / 2)
+        pause = min(most, pause * 2)
+
+
+async def reconnect(
+    make: Callable[[], RelayClient], *, pauses: Callable[[], Iterator[float]] = backoff
+) -> AsyncGenerator[RelayClient, None]:
+    """Yield a connected client, and another one each time that the caller comes back for more.
+
+    The caller takes the next one when a call raised Unreachable. Before each new attempt comes a
+    pause out of `pauses`, which begin anew after a connection that lasted a minute. Leave early
+    through `contextlib.aclosing`.
+    """
+    loop = asyncio.get_running_loop()
+    coming = pauses()
+    failures = 0
+    while True:
+        connected_at = None
+        try:
+            async with make() as client:
+                connected_at = loop.time()
+                if failures:
+                    log.info("connected again relay=%s attempts=%d", client.url, failures)
+                failures = 0
+                yield client
+        except Unreachable as error:
+            # One line per outage at a level that is seen.
+            log.log(logging.DEBUG if failures else logging.WARNING, "trying again: %s", error)
+        failures += 1
+        if connected_at is not None and loop.time() - connected_at >= _STEADY_SECONDS:
+            coming = pauses()
+        await asyncio.sleep(next(coming))
+
+
+async def follow(
+    make: Callable[[], RelayClient],
+    filters: Sequence[Filter],
+    *,
+    since: int,
+    overlap_seconds: int = 900,
+    pauses: Callable[[], Iterator[float]] = backoff,
+) -> AsyncGenerator[Event | EndOfStored, None]:
+    """Yield every event from `since` on (unix seconds), over all interruptions, without end.
+
+    After each connection come the stored events that are new, all of them (`page_back`), newest
+    first, then `EndOfStored`, then live ones. Once that was reached, the next catch-up begins at the
+    time of the loss, less `overlap_seconds`: for events published later than they are dated, and for
+    the time that a dead connection goes unnoticed. Of the last 10,000 events none comes twice.
+    Raises Rejected when the relay refuses for good.
+    """
+    seen: OrderedDict[str, None] = OrderedDict()
+
+    def is_new(event: Event) -> bool:
+        if event.id in seen:
+            return False
+        seen[event.id] = None
+        if len(seen) > _REMEMBERED_IDS:
+            seen.popitem(last=False)
+        return True
+
+    async with aclosing(reconnect(make, pauses=pauses)) as clients:
+        async for client in clients:
+            caught_up = False
+            wanted = [replace(each, since=max(since, each.since or since)) for each in filters]
+            # The subscription is for what comes from now on, the pages for all that came before it.
+            live = [replace(each, limit=1) for each in wanted]
+            try:
+                async with aclosing(client.subscribe(live)) as items:
+                    async for item in items:
+                        if isinstance(item, Event):
+                            if is_new(item):
+                                yield item
+                            continue
+                        for each in wanted:
+                            async with aclosing(client.page_back(each)) as stored:
+                                async for event in stored:
+                                    if is_new(event):
+                                        yield event
+                        caught_up = True
+                        yield item
+            except RelayFailure as error:
+                if isinstance(error, Rejected) and not error.is_temporary:
+                    raise
+                log.warning("interrupted, connecting again: %s", error)
+                if caught_up:
+                    since = max(since, int(error.at) - overlap_seconds)
