@@ -1,0 +1,26 @@
+"""What the relay does, one file per NIP; `supported_nips` is derived from this list."""
+
+from collections.abc import Callable, Sequence
+
+from relay.config import RelayConfig
+from relay.engine.feature import Context, Feature
+from relay.features import nip01, nip04, nip09, nip11, nip40, nip42, nip45, nip59, nip65, nip70
+
+ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
+    nip01.feature,
+    nip04.feature,
+    nip09.feature,
+    nip40.feature,
+    nip42.feature,
+    nip45.feature,
+    nip59.feature,
+    nip65.feature,
+    nip70.feature,
+)
+"""In the order in which their rules and effects apply."""
+
+
+def enabled(config: RelayConfig, context: Context, policies: Sequence[Feature]) -> tuple[Feature, ...]:
+    """Return the features of a relay with these settings: the operator's policies first, NIP-11 last."""
+    features = (*policies, *(feature(config, context) for feature in ALL))
+    return (*features, nip11.feature(config, context, features))

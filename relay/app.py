@@ -1,0 +1,238 @@
+"""The composition root: settings → store → features → Relay → Server. The only file that knows every part.
+
+`serve` is the supervisor's side; `python -m relay.app` is one worker process, which reads its settings
+from standard input and inherits its socket and the board by descriptor.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import orjson
+import structlog
+import uvloop
+from pydantic import BaseModel, ConfigDict
+
+from relay import features, logs, policies
+from relay.config import LogConfig, RelayConfig
+from relay.engine.feature import Context, Feature
+from relay.engine.relay import Relay
+from relay.net.board import Board
+from relay.net.server import Server
+from relay.net.workers import CannotStart, Program, Supervisor, bind
+from relay.nostr.keys import SecretKey
+from relay.store.link import LinkedStore
+
+log = structlog.get_logger(__name__)
+
+DATABASE = "torv.sqlite3"
+WRITER_SOCKET = "writer.sock"
+LOCK = "torv.lock"
+KEY = "relay.key"
+
+# Python hands the interpreter to a waiting thread after this long; the default of 5 ms lets the
+# reader threads wait for a busy event loop longer than their queries take.
+SWITCH_INTERVAL_SECONDS = 0.0005
+
+
+class WorkerSettings(BaseModel):
+    """What the supervisor tells a worker."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data: Path
+    relay: RelayConfig
+    log: LogConfig
+    process: int
+    processes: int
+
+
+def relay_features(config: RelayConfig, key: SecretKey) -> tuple[Feature, ...]:
+    """Return all that this relay does, in order."""
+    context = Context(key=key)
+    return features.enabled(config, context, policies.enabled(config, context))
+
+
+def serve(
+    data: Path,
+    relay: RelayConfig,
+    log_config: LogConfig,
+    extra: Sequence[Program] = (),
+    *,
+    announce: Callable[[str], None],
+) -> int:
+    """Run the relay until SIGTERM or SIGINT; return the exit code.
+
+    `extra` programs start after the relay is ready. `announce` is called with each URL once everything
+    answers. Raises CannotStart with a text for the operator.
+    """
+    with locked(data):
+        read_key(data / KEY)
+        workers = relay.workers or os.cpu_count() or 1
+        sockets = bind(relay.host, relay.port, workers)
+        port = sockets[0].getsockname()[1]
+        relay = relay.model_copy(update={"port": port})
+        board = Board.create(workers)
+        groups = [
+            [_writer(data, log_config)],
+            [
+                _worker(data, relay, log_config, number, listening, board)
+                for number, listening in enumerate(sockets)
+            ],
+            list(extra),
+        ]
+        host = f"[{relay.host}]" if ":" in relay.host else relay.host
+
+        def on_ready() -> None:
+            announce(relay.url or f"ws://{host}:{port}{relay.path}")
+            announce(f"http://{host}:{port}{relay.path}")
+
+        asyncio.run(_supervise(groups, on_ready, sockets))
+    return 0
+
+
+async def _supervise(
+    groups: Sequence[Sequence[Program]], on_ready: Callable[[], None], sockets: Sequence[socket.socket]
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await Supervisor(groups).run(stop, on_ready)
+    except* CannotStart as group:
+        raise group.exceptions[0] from None
+    finally:
+        for listening in sockets:
+            listening.close()
+
+
+def _writer(data: Path, log_config: LogConfig) -> Program:
+    argv = [sys.executable, "-m", "relay.store.writer_process"]
+    argv += ["--database", str(data / DATABASE), "--socket", str(data / WRITER_SOCKET)]
+    return Program("writer", argv)
+
+
+def _worker(
+    data: Path, relay: RelayConfig, log_config: LogConfig, number: int, listening: socket.socket, board: Board
+) -> Program:
+    settings = WorkerSettings(
+        data=data, relay=relay, log=log_config, process=number, processes=board.processes
+    )
+    argv = [sys.executable, "-m", "relay.app", "--listen-fd", str(listening.fileno())]
+    return Program(
+        name=f"worker {number}",
+        argv=[*argv, "--board-fd", str(board.fd)],
+        stdin=settings.model_dump_json().encode(),
+        fds=(listening.fileno(), board.fd),
+        stop_seconds=relay.timeouts.drain_seconds + 5,
+        on_death=lambda: board.forget(number),
+    )
+
+
+@contextlib.contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """Hold the data folder, made if missing, for one relay at a time. Raises CannotStart."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotStart(f"cannot use the data folder {data}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CannotStart(f"another process uses the data folder {data}") from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def read_key(path: Path) -> SecretKey:
+    """Return the relay's own key, made at the first start. Raises CannotStart.
+
+    The file is for its owner's eyes only (mode 0600) and holds 64 hex digits.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise CannotStart(f"cannot write {path}: {error.strerror}") from error
+    else:
+        with open(fd, "w") as file:
+            file.write(SecretKey.generate().secret_bytes().hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    if path.stat().st_mode & 0o077:
+        raise CannotStart(f"{path} can be read by others; run: chmod 600 {path}")
+    try:
+        return SecretKey(bytes.fromhex(path.read_text().strip()))
+    except ValueError:
+        raise CannotStart(f"{path} does not hold a secret key of 64 hex digits") from None
+
+
+async def run_worker(
+    settings: WorkerSettings, listening: socket.socket, board: Board, ready: Callable[[], None]
+) -> None:
+    """Serve one socket until SIGTERM."""
+    relay_config = settings.relay
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    store = await LinkedStore.connect(settings.data / DATABASE, settings.data / WRITER_SOCKET)
+    try:
+        relay = Relay(
+            store,
+            relay_features(relay_config, read_key(settings.data / KEY)),
+            max_limit=relay_config.limits.max_limit,
+            buffer_bytes=relay_config.limits.max_outbox_bytes,
+            now=lambda: int(time.time()),
+            alone=settings.processes == 1,
+        )
+        server = Server(relay, relay_config, board, settings.data)
+        following, listens = asyncio.Event(), asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            engine = tasks.create_task(relay.run(following))
+            await following.wait()
+            serving = tasks.create_task(server.run([listening], stop, listens))
+            await listens.wait()
+            # What is there now stays: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            ready()
+            await serving
+            engine.cancel()
+    finally:
+        await store.close()
+
+
+def main() -> None:
+    """Run one worker process; the supervisor is its only caller."""
+    parser = argparse.ArgumentParser()
+    for name in ("--listen-fd", "--board-fd", "--ready-fd"):
+        parser.add_argument(name, type=int, required=True)
+    args = parser.parse_args()
+    settings = WorkerSettings(**orjson.loads(sys.stdin.buffer.read()))
+    logs.configure(settings.log)
+    structlog.contextvars.bind_contextvars(worker=settings.process)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    listening = socket.socket(fileno=args.listen_fd)
+    board = Board(args.board_fd, settings.process, settings.processes)
+    uvloop.run(run_worker(settings, listening, board, lambda: _say_ready(args.ready_fd)))
+
+
+def _say_ready(fd: int) -> None:
+    os.write(fd, b"ready\n")
+    os.close(fd)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What an event passes on its way in: rules, signature, rules, effects."""
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import TypeVar
+
+from relay.engine.feature import Effect, Feature, Origin, Rule
+from relay.nostr.event import Event, encode
+from relay.nostr.reasons import Refusal
+from relay.store.api import Write
+
+Part = TypeVar("Part")
+
+
+class Admission:
+    """The rules and effects of all enabled features, in order.
+
+    The two stages of rules are a security boundary: what counts per pubkey may run only after the
+    signature, or anybody could spend somebody else's quota.
+    """
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        self._before: tuple[Rule, ...] = _joined(feature.before_signature for feature in features)
+        self._after: tuple[Rule, ...] = _joined(feature.after_signature for feature in features)
+        self._effects: tuple[Effect, ...] = _joined(feature.effects for feature in features)
+
+    def before_signature(self, event: Event, origin: Origin, now: int) -> Refusal | None:
+        """Return the first refusal of the cheap rules."""
+        return _first_refusal(self._before, event, origin, now)
+
+    def after_signature(self, event: Event, origin: Origin, now: int) -> Refusal | None:
+        """Return the first refusal of the rules that trust the author."""
+        return _first_refusal(self._after, event, origin, now)
+
+    def effects(self, event: Event, json: bytes | None = None, *, live: bool = True) -> Write:
+        """Say what storing this event means, by every enabled NIP.
+
+        `json` is the event's canonical JSON where the caller has it already.
+        """
+        write = Write(event, encode(event) if json is None else json, live=live)
+        return reduce(lambda done, effect: effect(done), self._effects, write)
+
+
+def _first_refusal(rules: tuple[Rule, ...], event: Event, origin: Origin, now: int) -> Refusal | None:
+    for rule in rules:
+        refusal = rule(event, origin, now)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def _joined(parts: Iterable[tuple[Part, ...]]) -> tuple[Part, ...]:
+    return tuple(item for part in parts for item in part)

@@ -1,0 +1,189 @@
+"""Events on their way in: admitted in small batches, written with others, answered after the commit.
+
+A batch is what arrived while the one before was being checked. Nothing waits for a timer.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from relay.engine.admission import Admission
+from relay.engine.feature import Origin
+from relay.nostr import event as events
+from relay.nostr.event import Event, EventId
+from relay.nostr.kinds import Retention, retention
+from relay.nostr.reasons import Prefix, Refusal, invalid
+from relay.store.api import Outcome, Store, StoreError, Write
+
+log = structlog.get_logger(__name__)
+
+# About 3 ms of signature checks: after each batch the event loop serves everybody else.
+BATCH = 64
+# Batches that were handed to the store and wait for their commit.
+BATCHES_IN_FLIGHT = 16
+MAX_ARRIVALS = 8_192
+"""Events that wait for admission; connections stop reading when it is reached."""
+
+Reply = Callable[[str, bool, str], None]
+"""(event id, accepted, reason): called once per event, after its commit or its refusal."""
+
+_WRONG_ID = str(invalid("id is not the hash of the event"))
+_WRONG_SIGNATURE = str(invalid("signature does not verify"))
+_DUPLICATE = str(Refusal(Prefix.DUPLICATE, "already have this event"))
+_FAILED = str(Refusal(Prefix.ERROR, "the event could not be stored; try again later"))
+_MUTE = str(Refusal(Prefix.MUTE, "no one was listening for this event"))
+
+_ANSWERS: dict[Outcome, tuple[bool, str]] = {
+    Outcome.STORED: (True, ""),
+    Outcome.DUPLICATE: (True, _DUPLICATE),
+    # NIP-01 has no prefix of its own for this; clients take `duplicate:` as "nothing left to do".
+    Outcome.SUPERSEDED: (False, str(Refusal(Prefix.DUPLICATE, "a newer version of this event is stored"))),
+    Outcome.DELETED: (False, str(Refusal(Prefix.BLOCKED, "this event was deleted"))),
+}
+
+
+class Arrival(NamedTuple):
+    """An event whose shape is right, nothing else."""
+
+    event: Event
+    json: bytes
+    """Its canonical JSON."""
+    origin: Origin
+    reply: Reply
+
+
+class Intake:
+    """The way in, for all connections of one process."""
+
+    def __init__(
+        self,
+        store: Store,
+        admission: Admission,
+        *,
+        now: Callable[[], int],
+        is_heard: Callable[[Event], bool] | None,
+    ) -> None:
+        """`is_heard` says whether an ephemeral event has a listener; None where that is not known."""
+        self._store = store
+        self._admission = admission
+        self._now = now
+        self._is_heard = is_heard
+        self._arrivals: list[Arrival] = []
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._in_flight: dict[EventId, list[Reply]] = {}
+        self._slots = asyncio.Semaphore(BATCHES_IN_FLIGHT)
+        self._commits: set[asyncio.Task[None]] = set()
+        self._busy = False
+
+    def take(self, arrival: Arrival) -> None:
+        """Take an event; its reply is called later, also when it is refused."""
+        self._arrivals.append(arrival)
+        self._arrived.set()
+        if len(self._arrivals) >= MAX_ARRIVALS:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Wait until more events may be taken."""
+        await self._room.wait()
+
+    @property
+    def is_full(self) -> bool:
+        return not self._room.is_set()
+
+    async def run(self) -> None:
+        """Admit what arrives, until cancelled."""
+        while True:
+            await self._arrived.wait()
+            batch, self._arrivals = self._arrivals[:BATCH], self._arrivals[BATCH:]
+            if not self._arrivals:
+                self._arrived.clear()
+            if len(self._arrivals) < MAX_ARRIVALS // 2:
+                self._room.set()
+            self._busy = True
+            try:
+                await self._slots.acquire()
+                await self._admit(batch)
+            finally:
+                self._busy = False
+            # Sockets are read and written between two batches.
+            await asyncio.sleep(0)
+
+    async def drain(self) -> None:
+        """Wait until everything that was taken has been answered."""
+        while self._arrivals or self._busy or self._commits:
+            if self._commits:
+                await asyncio.wait(self._commits)
+            else:
+                await asyncio.sleep(0.005)
+
+    async def _admit(self, batch: list[Arrival]) -> None:
+        now = self._now()
+        hashed = [arrival for arrival in batch if self._has_right_id(arrival, now)]
+        try:
+            known = await self._store.known([arrival.event.id for arrival in hashed]) if hashed else set()
+        except StoreError as error:
+            # The signature check decides alone then, and the write finds duplicates anyway.
+            log.warning("looking for duplicates failed", error=str(error))
+            known = set()
+        writes: list[Write] = []
+        replies: list[Reply] = []
+        passing: list[bytes] = []
+        for arrival in hashed:
+            event, json, origin, reply = arrival
+            if event.id in known:
+                reply(event.id, True, _DUPLICATE)
+            elif (waiting := self._in_flight.get(event.id)) is not None:
+                # Not durable yet: its answer comes with the commit.
+                waiting.append(reply)
+            elif not events.has_right_signature(event):
+                reply(event.id, False, _WRONG_SIGNATURE)
+            elif (refusal := self._admission.after_signature(event, origin, now)) is not None:
+                reply(event.id, False, str(refusal))
+            elif retention(event.kind) is Retention.EPHEMERAL:
+                if self._is_heard is not None and not self._is_heard(event):
+                    reply(event.id, False, _MUTE)
+                else:
+                    passing.append(json)
+                    reply(event.id, True, "")
+            else:
+                self._in_flight[event.id] = []
+                writes.append(self._admission.effects(event, json))
+                replies.append(reply)
+        if passing:
+            await self._store.announce(passing)
+        if not writes:
+            self._slots.release()
+            return
+        commit = asyncio.create_task(self._commit(writes, replies))
+        self._commits.add(commit)
+        commit.add_done_callback(self._commits.discard)
+
+    def _has_right_id(self, arrival: Arrival, now: int) -> bool:
+        event, _, origin, reply = arrival
+        refusal = self._admission.before_signature(event, origin, now)
+        if refusal is not None:
+            reply(event.id, False, str(refusal))
+            return False
+        if not events.has_right_id(event):
+            reply(event.id, False, _WRONG_ID)
+            return False
+        return True
+
+    async def _commit(self, writes: list[Write], replies: list[Reply]) -> None:
+        answers: list[tuple[bool, str]]
+        try:
+            answers = [_ANSWERS[outcome] for outcome in await self._store.write(writes)]
+        except StoreError as error:
+            log.error("events could not be stored", events=len(writes), error=str(error))
+            answers = [(False, _FAILED)] * len(writes)
+        finally:
+            self._slots.release()
+        for write, reply, (accepted, reason) in zip(writes, replies, answers, strict=True):
+            id_ = write.event.id
+            reply(id_, accepted, reason)
+            for waiting in self._in_flight.pop(id_):
+                waiting(id_, accepted, _DUPLICATE if accepted else reason)

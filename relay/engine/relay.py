@@ -1,0 +1,152 @@
+"""The relay without sockets: publish, subscribe, count. One per process and served name."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+
+import structlog
+
+from relay.engine.admission import Admission
+from relay.engine.feature import Feature, Gate, Handler, Origin, VeilRule
+from relay.engine.index import SubscriptionIndex
+from relay.engine.intake import Arrival, Intake, Reply
+from relay.engine.subscription import Subscription, merge
+from relay.engine.tail import Tail
+from relay.nostr.event import Event, decode
+from relay.nostr.filter import Filter
+from relay.nostr.messages import ClientMessage
+from relay.nostr.reasons import Prefix, Refusal
+from relay.store.api import Store, Stored, Veil
+
+log = structlog.get_logger(__name__)
+
+_UNVEILED = Refusal(
+    Prefix.AUTH_REQUIRED, "events of these kinds are shown only to the people they are meant for"
+)
+
+
+class Relay:
+    """Everything the relay does for one store and one set of features.
+
+    `run` has to be running; all methods are called on its event loop.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        features: Sequence[Feature],
+        *,
+        max_limit: int,
+        buffer_bytes: int,
+        now: Callable[[], int],
+        alone: bool = False,
+    ) -> None:
+        """`alone` says that no other process serves this store's subscribers."""
+        self.store = store
+        self.features = tuple(features)
+        self.admission = Admission(features)
+        self.now = now
+        self.index: SubscriptionIndex[Subscription] = SubscriptionIndex()
+        self.handlers: dict[type[ClientMessage], Handler] = {
+            kind: handler for feature in features for kind, handler in feature.handlers.items()
+        }
+        self._gates: tuple[Gate, ...] = tuple(gate for feature in features for gate in feature.gates)
+        self._veils: tuple[VeilRule, ...] = tuple(veil for feature in features for veil in feature.veils)
+        self._veiled_kinds: frozenset[int] = frozenset().union(*(veil.kinds for veil in self._veils))
+        self._max_limit = max_limit
+        self._buffer_bytes = buffer_bytes
+        self.intake = Intake(store, self.admission, now=now, is_heard=self._is_heard if alone else None)
+        self.tail = Tail(store, self._on_rows, now=now, wanted=lambda: len(self.index) > 0)
+
+    async def run(self, ready: asyncio.Event | None = None) -> None:
+        """Serve until cancelled."""
+        await self.tail.start()
+        self.store.listen_ephemeral(self._on_ephemeral)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.tail.run())
+            tasks.create_task(self.intake.run())
+            if ready is not None:
+                ready.set()
+
+    def publish(self, event: Event, json: bytes, origin: Origin, reply: Reply) -> None:
+        """Take an event; `reply` is called once, after it is durable or was refused."""
+        self.intake.take(Arrival(event, json, origin, reply))
+
+    def ask(self, filters: Sequence[Filter], origin: Origin) -> list[Filter] | Refusal:
+        """Return the filters as the gates leave them, limits capped; or why the question is refused."""
+        narrowed = []
+        for wanted in filters:
+            # A filter that can match nothing but veiled kinds tells a stranger to authenticate; a
+            # mixed one is veiled silently.
+            if wanted.kinds and wanted.kinds <= self._veiled_kinds and not origin.authenticated:
+                return _UNVEILED
+            for gate in self._gates:
+                answer = gate(wanted, origin)
+                if isinstance(answer, Refusal):
+                    return answer
+                wanted = answer
+            limit = self._max_limit if wanted.limit is None else min(wanted.limit, self._max_limit)
+            narrowed.append(replace(wanted, limit=limit))
+        return narrowed
+
+    def open(self, subscription: Subscription) -> None:
+        """File the subscription: live events gather in its buffer from here on."""
+        self.index.add(subscription)
+
+    async def stored(self, subscription: Subscription) -> AsyncIterator[list[Stored]]:
+        """Draw the line and yield the stored part, newest first, ties by lowest id, each event once.
+
+        The subscription must have been opened. Raises StoreError.
+        """
+        subscription.line = head = await self.store.head()
+        wanted = [f for f in subscription.filters if f.limit != 0 and not f.is_empty]
+        if not wanted:
+            return
+        now, veil = self.now(), self.veil(subscription.reader.origin)
+        async for page in merge([self.store.scan(f, upto=head, now=now, veil=veil) for f in wanted]):
+            yield page
+
+    def close(self, subscription: Subscription) -> None:
+        """Forget an opened subscription."""
+        self.index.remove(subscription)
+
+    async def count(self, filters: Sequence[Filter], origin: Origin) -> int:
+        """Return how many events that this reader may see match any of the filters. Raises StoreError."""
+        wanted = [replace(f, limit=None) for f in filters if not f.is_empty]
+        if not wanted:
+            return 0
+        head = await self.store.head()
+        return await self.store.count(wanted, upto=head, now=self.now(), veil=self.veil(origin))
+
+    def veil(self, origin: Origin) -> Veil:
+        """Return what this reader may see, as the store asks it."""
+        return Veil(self._veiled_kinds, lambda event: self.is_visible(event, origin))
+
+    def is_visible(self, event: Event, origin: Origin) -> bool:
+        """Say whether this reader may see this event: the one door for stored, live and counted."""
+        return all(veil.visible(event, origin) for veil in self._veils if event.kind in veil.kinds)
+
+    def _is_heard(self, event: Event) -> bool:
+        return any(
+            self.is_visible(event, subscription.reader.origin) for subscription in self.index.matching(event)
+        )
+
+    def _on_rows(self, rows: Sequence[Stored]) -> None:
+        if not len(self.index):
+            return
+        for row in rows:
+            self._pass_on(row.event(), row.json, row)
+
+    def _on_ephemeral(self, events: Sequence[bytes]) -> None:
+        if not len(self.index):
+            return
+        for json in events:
+            self._pass_on(decode(json), json, None)
+
+    def _pass_on(self, event: Event, json: bytes, row: Stored | None) -> None:
+        seq = None if row is None else row.seq
+        veiled = event.kind in self._veiled_kinds
+        for subscription in self.index.matching(event):
+            if veiled and not self.is_visible(event, subscription.reader.origin):
+                continue
+            subscription.offer(seq, json, buffer_bytes=self._buffer_bytes)

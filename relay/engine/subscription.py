@@ -1,0 +1,114 @@
+"""One subscription: stored events, then live ones, with no gap and no duplicate (NIP-01).
+
+The order of steps is what makes it exact: the subscription is filed first (live rows gather in its
+buffer), then a line is drawn in the log, then the stored part is read up to that line, then EOSE,
+then the buffer and all that follows from beyond the line. tests/engine/test_handover.py enumerates
+every interleaving of writers, follower and these steps.
+"""
+
+import heapq
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from relay.engine.feature import Origin
+from relay.nostr.filter import Filter
+from relay.nostr.messages import delivered_prefix
+from relay.store.api import Seq, Stored
+
+
+class Reader(Protocol):
+    """The connection a subscription belongs to."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+    def deliver(self, subscription: "Subscription", json: bytes) -> None:
+        """Queue a live event for sending."""
+
+    def end_slow(self, subscription: "Subscription") -> None:
+        """End a subscription whose client fell too far behind, and say so."""
+
+
+class Subscription:
+    """A client's open REQ."""
+
+    __slots__ = ("_buffer", "_buffered_bytes", "filters", "line", "live", "name", "prefix", "reader")
+
+    def __init__(self, name: str, filters: Sequence[Filter], reader: Reader) -> None:
+        self.name = name
+        self.filters = tuple(filters)
+        self.reader = reader
+        self.prefix = delivered_prefix(name)
+        """What stands before the event in this subscription's EVENT messages."""
+        self.line = Seq(0)
+        """Stored events have seq ≤ line, live ones seq > line."""
+        self.live = False
+        self._buffer: list[tuple[Seq | None, bytes]] | None = None
+        self._buffered_bytes = 0
+
+    def offer(self, seq: Seq | None, json: bytes, *, buffer_bytes: int) -> None:
+        """Take a live event that matches and may be seen.
+
+        `seq` is None for an ephemeral event. Before EOSE the event waits, in `buffer_bytes` at most.
+        """
+        if self.live:
+            # A follower that lags behind the line offers what the stored part has sent already.
+            if seq is None or seq > self.line:
+                self.reader.deliver(self, json)
+            return
+        self._buffered_bytes += len(json)
+        if self._buffered_bytes > buffer_bytes:
+            self.reader.end_slow(self)
+            return
+        if self._buffer is None:
+            self._buffer = []
+        self._buffer.append((seq, json))
+
+    def go_live(self) -> list[bytes]:
+        """Return what was buffered beyond the line, in the order of the log; from now on events pass."""
+        self.live = True
+        buffered, self._buffer = self._buffer or (), None
+        return [json for seq, json in buffered if seq is None or seq > self.line]
+
+
+async def merge(scans: Sequence[AsyncIterator[list[Stored]]]) -> AsyncIterator[list[Stored]]:
+    """Merge scans into one: newest first, ties by lowest id, an event of several scans once.
+
+    Pages come out as soon as they are certain; memory is one page for each scan.
+    """
+    if len(scans) == 1:
+        async for page in scans[0]:
+            yield page
+        return
+    heap: list[tuple[int, bytes, int, int, list[Stored]]] = []
+
+    async def push(which: int) -> None:
+        async for page in scans[which]:
+            if page:
+                heapq.heappush(heap, _entry(which, 0, page))
+                return
+
+    for which in range(len(scans)):
+        await push(which)
+    merged: list[Stored] = []
+    last = b""
+    while heap:
+        _, id_, which, position, page = heap[0]
+        if id_ != last:
+            merged.append(page[position])
+            last = id_
+        if position + 1 < len(page):
+            heapq.heapreplace(heap, _entry(which, position + 1, page))
+            continue
+        heapq.heappop(heap)
+        if merged:
+            yield merged
+            merged = []
+        await push(which)
+    if merged:
+        yield merged
+
+
+def _entry(which: int, position: int, page: list[Stored]) -> tuple[int, bytes, int, int, list[Stored]]:
+    row = page[position]
+    return (-row.created_at, row.json[7:71], which, position, page)

@@ -1,0 +1,29 @@
+"""NIP-01: replaceable and addressable events compete for an address; parsing and REQ are core."""
+
+from dataclasses import replace
+
+from relay.config import RelayConfig
+from relay.engine.feature import Context, Feature
+from relay.store.api import Write
+
+
+def set_address(write: Write) -> Write:
+    """Let the event replace the older holder of its address."""
+    address = write.event.address
+    return write if address is None else replace(write, address=address)
+
+
+def feature(config: RelayConfig, context: Context) -> Feature:
+    limits = config.limits
+    return Feature(
+        title="Basic protocol flow",
+        nip=1,
+        effects=(set_address,),
+        limitation={
+            "max_message_length": limits.max_message_bytes,
+            "max_subscriptions": limits.max_subscriptions,
+            "max_limit": limits.max_limit,
+            "default_limit": limits.max_limit,
+            "max_subid_length": 64,
+        },
+    )

@@ -1,0 +1,62 @@
+"""NIP-11: the relay information document, derived from what is switched on."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from relay import __version__
+from relay.config import RelayConfig
+from relay.engine.feature import Context, Feature, HttpRequest, HttpResponse, Route
+
+MEDIA_TYPE = "application/nostr+json"
+SOFTWARE = "torv"
+
+# "Relays MUST accept CORS requests by sending Access-Control-Allow-Origin,
+# Access-Control-Allow-Headers, and Access-Control-Allow-Methods headers."
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Allow-Methods": "GET, OPTIONS",
+}
+
+
+def document(config: RelayConfig, context: Context, features: Sequence[Feature]) -> dict[str, object]:
+    """Return the document; empty settings are left out."""
+    limits: dict[str, int | bool] = {"payment_required": False, "restricted_writes": False}
+    for feature_ in features:
+        limits.update(feature_.limitation)
+    texts = {
+        "name": config.name,
+        "description": config.description,
+        "banner": config.banner,
+        "icon": config.icon,
+        "pubkey": config.pubkey,
+        "contact": config.contact,
+        "terms_of_service": config.terms_of_service,
+    }
+    return {
+        **{name: text for name, text in texts.items() if text},
+        "self": context.key.public,
+        "supported_nips": supported_nips(features),
+        "software": SOFTWARE,
+        "version": __version__,
+        "limitation": dict(sorted(limits.items())),
+    }
+
+
+def supported_nips(features: Sequence[Feature]) -> list[int]:
+    """Return the numbers of the enabled NIPs, ascending."""
+    return sorted({feature.nip for feature in features if feature.nip is not None})
+
+
+def feature(config: RelayConfig, context: Context, others: Sequence[Feature]) -> Feature:
+    def answer(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(body, MEDIA_TYPE, headers=CORS)
+
+    this = Feature(
+        title="Relay information document",
+        nip=11,
+        routes=(Route(path=config.path, accept=MEDIA_TYPE, handler=answer),),
+    )
+    body = orjson.dumps(document(config, context, (*others, this)))
+    return this

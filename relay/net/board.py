@@ -1,0 +1,150 @@
+"""What the processes of one machine share without messages: counters, and buckets per address.
+
+One piece of anonymous shared memory, handed to every worker by descriptor. Each process writes its own
+counters; the buckets are written by all. Nothing is locked: two workers that take from one bucket in the
+same microsecond may together take one too few, which no limit minds.
+"""
+
+import mmap
+import os
+import time
+from enum import IntEnum
+from hashlib import blake2b
+
+from relay.engine.limits import Rate
+
+SLOTS = 16_384
+"""Addresses that are told apart at a time; beyond it the longest idle ones are forgotten."""
+PROBES = 8
+MAX_PROCESSES = 256
+
+
+class Counter(IntEnum):
+    """What every worker counts."""
+
+    EVENTS_ACCEPTED = 0
+    EVENTS_DUPLICATE = 1
+    EVENTS_REFUSED = 2
+    REQUESTS = 3
+    COUNTS = 4
+    REQUESTS_REFUSED = 5
+    STORED_SENT = 6
+    LIVE_SENT = 7
+    CONNECTIONS_OPENED = 8
+    CONNECTIONS_REFUSED = 9
+    CONNECTIONS_STALLED = 10
+    SUBSCRIPTIONS_TOO_SLOW = 11
+    MESSAGES_INVALID = 12
+    CONNECTIONS_OPEN = 13
+    """Goes down too."""
+    SUBSCRIPTIONS_OPEN = 14
+    """Goes down too."""
+
+
+class Bucket(IntEnum):
+    """What is limited per address."""
+
+    EVENTS = 0
+    REQUESTS = 1
+
+
+class Board:
+    """The shared memory, as one of its processes sees it."""
+
+    def __init__(self, fd: int, process: int, processes: int) -> None:
+        """Map the memory behind `fd`; `process` is this one's place, 0 ≤ process < processes."""
+        self.fd = fd
+        self.process = process
+        self.processes = processes
+        self._memory = mmap.mmap(fd, _size(processes))
+        view = memoryview(self._memory)
+        counters_end = processes * len(Counter) * 8
+        buckets = SLOTS * len(Bucket)
+        self._counters = view[:counters_end].cast("Q")
+        self._keys = view[counters_end : counters_end + SLOTS * 8].cast("Q")
+        tokens_at = counters_end + SLOTS * 8
+        self._tokens = view[tokens_at : tokens_at + buckets * 8].cast("d")
+        self._touched = view[tokens_at + buckets * 8 : tokens_at + buckets * 16].cast("d")
+        self._connections = view[tokens_at + buckets * 16 :].cast("H")
+        self._base = process * len(Counter)
+
+    @classmethod
+    def create(cls, processes: int) -> "Board":
+        """Make new shared memory for so many processes; `fd` is for the others."""
+        fd = os.memfd_create("torv-board")
+        os.ftruncate(fd, _size(processes))
+        return cls(fd, 0, processes)
+
+    def add(self, counter: Counter, amount: int = 1) -> None:
+        """Count, in this process's own row."""
+        self._counters[self._base + counter] += amount
+
+    def total(self, counter: Counter) -> int:
+        """Return the sum over all processes."""
+        return sum(self._counters[counter :: len(Counter)])
+
+    def forget(self, process: int) -> None:
+        """A process died: its connections are gone; what it had counted stays."""
+        base = process * len(Counter)
+        for counter in (Counter.CONNECTIONS_OPEN, Counter.SUBSCRIPTIONS_OPEN):
+            self._counters[base + counter] = 0
+        for slot in range(SLOTS):
+            self._connections[slot * self.processes + process] = 0
+
+    def slot(self, address: str) -> int:
+        """Return the place of an address's buckets; it stays its own while it has connections."""
+        key = int.from_bytes(blake2b(address.encode(), digest_size=8).digest(), "little") or 1
+        oldest = first = key % SLOTS
+        oldest_touched = float("inf")
+        for probe in range(PROBES):
+            slot = (first + probe) % SLOTS
+            if self._keys[slot] == key:
+                return slot
+            touched = max(self._touched[slot * len(Bucket) + bucket] for bucket in Bucket)
+            if touched < oldest_touched and self.connections(slot) == 0:
+                oldest, oldest_touched = slot, touched
+        self._keys[oldest] = key
+        now = time.monotonic()
+        for bucket in Bucket:
+            # Any rate's bucket is full after an hour.
+            self._tokens[oldest * len(Bucket) + bucket] = 0.0
+            self._touched[oldest * len(Bucket) + bucket] = now - 3600
+        return oldest
+
+    def take(self, slot: int, bucket: Bucket, rate: Rate) -> bool:
+        """Take one token of an address; False when there is none, or always True for no limit."""
+        if not rate.per_minute:
+            return True
+        place = slot * len(Bucket) + bucket
+        now = time.monotonic()
+        tokens = rate.refill(self._tokens[place], now - self._touched[place])
+        self._touched[place] = now
+        if tokens < 1:
+            self._tokens[place] = tokens
+            return False
+        self._tokens[place] = tokens - 1
+        return True
+
+    def connect(self, slot: int, most: int) -> bool:
+        """Count one more connection of an address; False when it has `most` (0: no limit) already."""
+        if most and self.connections(slot) >= most:
+            return False
+        place = slot * self.processes + self.process
+        if self._connections[place] == 0xFFFF:
+            return False
+        self._connections[place] += 1
+        return True
+
+    def disconnect(self, slot: int) -> None:
+        """Count one connection less."""
+        self._connections[slot * self.processes + self.process] -= 1
+
+    def connections(self, slot: int) -> int:
+        """Return the address's open connections, over all processes."""
+        return sum(self._connections[slot * self.processes : (slot + 1) * self.processes])
+
+
+def _size(processes: int) -> int:
+    if not 1 <= processes <= MAX_PROCESSES:
+        raise ValueError(f"1 to {MAX_PROCESSES} processes")
+    return processes * len(Counter) * 8 + SLOTS * (8 + len(Bucket) * 16 + processes * 2)

@@ -1,0 +1,135 @@
+"""Plain HTTP: what features route, health, metrics, and a word to people who come with a browser."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from relay import __version__
+from relay.config import RelayConfig
+from relay.engine.feature import Feature, HttpRequest, HttpResponse, Route
+from relay.net.board import Board, Counter
+from relay.store.api import Store, StoreError
+
+MIN_FREE_BYTES = 64 * 2**20
+"""With less room on the data folder's disk the relay calls itself not ready."""
+ANSWER_SECONDS = 5.0
+
+_COUNTERS = {
+    Counter.CONNECTIONS_OPENED: ("torv_connections_opened", "WebSocket connections accepted."),
+    Counter.CONNECTIONS_REFUSED: ("torv_connections_refused", "Refused for too many from one address."),
+    Counter.CONNECTIONS_STALLED: ("torv_connections_stalled", "Cut because the socket did not move."),
+    Counter.REQUESTS: ("torv_requests", "REQ messages."),
+    Counter.COUNTS: ("torv_counts", "COUNT messages."),
+    Counter.REQUESTS_REFUSED: ("torv_requests_refused", "REQ and COUNT answered with CLOSED."),
+    Counter.STORED_SENT: ("torv_stored_events_sent", "Events sent from the store."),
+    Counter.LIVE_SENT: ("torv_live_events_sent", "Events sent live."),
+    Counter.SUBSCRIPTIONS_TOO_SLOW: ("torv_subscriptions_too_slow", "Ended because the client lagged."),
+    Counter.MESSAGES_INVALID: ("torv_messages_invalid", "Malformed or refused client messages."),
+}
+_EVENTS = {
+    "accepted": Counter.EVENTS_ACCEPTED,
+    "duplicate": Counter.EVENTS_DUPLICATE,
+    "refused": Counter.EVENTS_REFUSED,
+}
+
+
+class Metrics(Collector):
+    """The board's sums, in Prometheus' terms; every worker answers for the whole machine."""
+
+    def __init__(self, board: Board, head: int) -> None:
+        self._board = board
+        self._head = head
+
+    def collect(self) -> Iterable[Metric]:
+        events = CounterMetricFamily("torv_events", "EVENT messages by outcome.", labels=["outcome"])
+        for outcome, counter in _EVENTS.items():
+            events.add_metric([outcome], self._board.total(counter))
+        yield events
+        for counter, (name, text) in _COUNTERS.items():
+            yield CounterMetricFamily(name, text, value=self._board.total(counter))
+        yield GaugeMetricFamily(
+            "torv_connections", "Open connections.", value=self._board.total(Counter.CONNECTIONS_OPEN)
+        )
+        yield GaugeMetricFamily(
+            "torv_subscriptions", "Open subscriptions.", value=self._board.total(Counter.SUBSCRIPTIONS_OPEN)
+        )
+        yield GaugeMetricFamily("torv_log_head", "Seq of the newest commit.", value=self._head)
+        info = GaugeMetricFamily("torv_info", "This software.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+
+
+class Pages:
+    """Answers every request that is not a WebSocket upgrade."""
+
+    def __init__(
+        self, settings: RelayConfig, features: Iterable[Feature], store: Store, board: Board, data: Path
+    ) -> None:
+        self._settings = settings
+        self._routes: tuple[Route, ...] = tuple(route for feature in features for route in feature.routes)
+        self._store = store
+        self._board = board
+        self._data = data
+
+    async def answer(self, request: web.BaseRequest, url: str) -> web.Response:
+        """Answer one request; `url` is the relay's URL as this client knows it."""
+        path = request.path
+        routes = [route for route in self._routes if route.path == path]
+        if request.method == "OPTIONS" and routes:
+            shape = routes[0].handler(HttpRequest(path, request.host, url))
+            return web.Response(status=204, headers=shape.headers)
+        if request.method not in ("GET", "HEAD"):
+            return _text("this method has no meaning here\n", 405)
+        accept = request.headers.get("Accept", "")
+        for route in routes:
+            if route.accept is None or route.accept in accept:
+                return _response(route.handler(HttpRequest(path, request.host, url)))
+        match path:
+            case "/healthz":
+                return _text("ok\n")
+            case "/readyz":
+                return await self._readiness()
+            case "/metrics":
+                return await self._metrics()
+            case self._settings.path:
+                return _text(
+                    f"{self._settings.name}\n\n{self._settings.description}\n\n"
+                    f"This is a Nostr relay. Add {url} to a Nostr client to read and write here.\n"
+                )
+        return _text("there is nothing at this path\n", 404)
+
+    async def _readiness(self) -> web.Response:
+        try:
+            await self._store.head()
+            await self._store.write([])
+        except StoreError as error:
+            return _text(f"not ready: {error}\n", 503)
+        if shutil.disk_usage(self._data).free < MIN_FREE_BYTES:
+            return _text("not ready: the disk is full\n", 503)
+        return _text("ready\n")
+
+    async def _metrics(self) -> web.Response:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(Metrics(self._board, await self._store.head()))
+        return web.Response(
+            body=generate_latest(registry),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+
+def _text(text: str, status: int = 200) -> web.Response:
+    return web.Response(text=text, status=status, headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _response(answer: HttpResponse) -> web.Response:
+    return web.Response(
+        body=answer.body,
+        status=answer.status,
+        content_type=answer.content_type,
+        headers=dict(answer.headers),
+    )

@@ -1,0 +1,129 @@
+"""What is due to one client: joined into as few writes as can be, and bounded."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+from relay.engine.subscription import Subscription
+
+
+class Pipe(Protocol):
+    """The writing half of a socket, as asyncio transports and aiohttp's protocols offer it."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def get_write_buffer_size(self) -> int: ...
+
+    def is_closing(self) -> bool: ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the socket takes no more for now."""
+
+    async def drain(self) -> None:
+        """Wait until the socket takes more. Raises ConnectionError when it is gone."""
+
+
+class Outbox:
+    """Frames in order; all that is due at one turn of the event loop goes out as one write."""
+
+    __slots__ = (
+        "_frames",
+        "_loop",
+        "_max_bytes",
+        "_owners",
+        "_pipe",
+        "_resuming",
+        "_scheduled",
+        "_size",
+        "_spawn",
+        "written",
+    )
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        max_bytes: int,
+        spawn: Callable[[Coroutine[None, None, None]], object],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """`spawn` starts a task that its caller owns."""
+        self._pipe = pipe
+        self._max_bytes = max_bytes
+        self._spawn = spawn
+        self._loop = loop
+        self._frames: list[bytes] = []
+        self._owners: list[Subscription | None] = []
+        self._size = 0
+        self._scheduled = False
+        self._resuming = False
+        self.written = 0
+        """Bytes handed to the socket since the connection began."""
+
+    def push(self, frame: bytes, owner: Subscription | None = None) -> None:
+        """Queue one or more whole frames."""
+        self._frames.append(frame)
+        self._owners.append(owner)
+        self._size += len(frame)
+        if not self._scheduled and not self._resuming:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._size + self._pipe.get_write_buffer_size()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether more is held for this client than it may keep waiting."""
+        return self._pipe.is_full and self.unsent > self._max_bytes
+
+    def drop(self, owner: Subscription) -> None:
+        """Take back what is queued for one subscription."""
+        if owner not in self._owners:
+            return
+        kept = [
+            (frame, other)
+            for frame, other in zip(self._frames, self._owners, strict=True)
+            if other is not owner
+        ]
+        self._frames = [frame for frame, _ in kept]
+        self._owners = [other for _, other in kept]
+        self._size = sum(map(len, self._frames))
+
+    async def room(self) -> None:
+        """Wait while the socket is full: the stored part of an answer is read no faster than it is sent."""
+        while self._pipe.is_full:
+            await self._pipe.drain()
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is due, unless the socket is full: then as soon as it is not."""
+        self._scheduled = False
+        if not self._frames or self._resuming:
+            return
+        if self._pipe.is_closing():
+            self._clear()
+        elif self._pipe.is_full:
+            self._resuming = True
+            self._spawn(self._resume())
+        else:
+            self.written += self._size
+            data = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
+            self._clear()
+            self._pipe.write(data)
+
+    async def _resume(self) -> None:
+        try:
+            await self._pipe.drain()
+        except ConnectionError:
+            self._clear()
+        finally:
+            self._resuming = False
+        self.flush()
+
+    def _clear(self) -> None:
+        self._frames.clear()
+        self._owners.clear()
+        self._size = 0

@@ -1,0 +1,159 @@
+"""Listen, accept, look after connections, drain and stop: the server of one worker process."""
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from time import monotonic
+
+import structlog
+from aiohttp import WSCloseCode, web
+from aiohttp.web_protocol import RequestHandler
+
+from relay.config import RelayConfig
+from relay.engine.feature import Origin
+from relay.engine.relay import Relay
+from relay.net.board import Board, Counter
+from relay.net.connection import AiohttpPipe, Connection
+from relay.net.http import Pages
+from relay.nostr.event import PubKey
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 2.0
+"""How often connections are looked after."""
+# Sent on a graceful stop: client pools take it as "come back soon" (RFC 6455 registry: Service Restart).
+RESTARTING = WSCloseCode.SERVICE_RESTART
+
+
+class _HttpServer(web.Server):
+    """aiohttp's server, which itself never gives up on a request that is not finished."""
+
+    def __init__(self, server: "Server") -> None:
+        # aiohttp's access log would name every reader; the board counts instead.
+        super().__init__(server.handle, access_log=None, keepalive_timeout=30)
+        self._server = server
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._server.await_request(handler)
+
+
+class Server:
+    """Serves one relay on listening sockets that somebody else bound."""
+
+    def __init__(self, relay: Relay, settings: RelayConfig, board: Board, data: Path) -> None:
+        self._relay = relay
+        self._settings = settings
+        self._board = board
+        self._pages = Pages(settings, relay.features, relay.store, board, data)
+        self._connections: set[Connection] = set()
+        self._awaited: dict[RequestHandler, float] = {}
+        self._numbers = itertools.count(1)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._exempt = frozenset(map(PubKey, settings.trust_bridge_keys))
+
+    async def run(self, sockets: Sequence[socket.socket], stop: asyncio.Event, ready: asyncio.Event) -> None:
+        """Serve until `stop` is set; then answer what was begun, say goodbye and return."""
+        loop = asyncio.get_running_loop()
+        http = _HttpServer(self)
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            caring = tasks.create_task(self._look_after())
+            listeners = [await loop.create_server(http, sock=s, backlog=4096) for s in sockets]
+            ready.set()
+            await stop.wait()
+            for listener in listeners:
+                listener.close()
+            await self._drain()
+            caring.cancel()
+            await http.shutdown(1.0)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one HTTP request, an upgrade among them."""
+        self._awaited.pop(request.protocol, None)
+        url = self._settings.url or f"ws://{request.host}{self._settings.path}"
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            response = await self._pages.answer(request, url)
+            # The next request on this connection has its own time to arrive.
+            self.await_request(request.protocol)
+            return response
+        # NIP-01: "Relays MUST only accept connections to a single endpoint".
+        if request.path != self._settings.path:
+            return web.Response(status=404, text="the relay is not at this path\n")
+        return await self._converse(request, url)
+
+    async def _converse(self, request: web.BaseRequest, url: str) -> web.StreamResponse:
+        address = request.remote or ""
+        slot = self._board.slot(address)
+        if not self._board.connect(slot, self._settings.limits.connections_per_address):
+            self._board.add(Counter.CONNECTIONS_REFUSED)
+            return web.Response(status=429, text="too many connections from your address\n")
+        self._board.add(Counter.CONNECTIONS_OPENED)
+        self._board.add(Counter.CONNECTIONS_OPEN)
+        connection: Connection | None = None
+        try:
+            ws = web.WebSocketResponse(
+                compress=False,
+                decode_text=False,
+                heartbeat=self._settings.timeouts.ping_seconds,
+                max_msg_size=self._settings.limits.max_message_bytes,
+            )
+            writer = await ws.prepare(request)
+            connection = Connection(
+                next(self._numbers),
+                ws,
+                AiohttpPipe(request, writer),
+                self._relay,
+                self._settings,
+                Origin(address=address, url=url),
+                self._board,
+                slot,
+                self._spawn,
+                self._exempt,
+            )
+            self._connections.add(connection)
+            await connection.run()
+            return ws
+        finally:
+            if connection is not None:
+                self._connections.discard(connection)
+            self._board.disconnect(slot)
+            self._board.add(Counter.CONNECTIONS_OPEN, -1)
+
+    def await_request(self, handler: RequestHandler) -> None:
+        """Give a connection a while to finish its next request."""
+        self._awaited[handler] = monotonic() + self._settings.timeouts.handshake_seconds
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        if self._tasks is None:
+            raise RuntimeError("the server does not run")
+        return self._tasks.create_task(work)
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(min(LOOK_SECONDS, self._settings.timeouts.stalled_seconds / 4))
+            now = monotonic()
+            for connection in tuple(self._connections):
+                connection.look_after(now)
+            for handler, deadline in tuple(self._awaited.items()):
+                if handler.transport is None:
+                    del self._awaited[handler]
+                elif deadline < now:
+                    del self._awaited[handler]
+                    handler.force_close()
+
+    async def _drain(self) -> None:
+        connections = tuple(self._connections)
+        log.info("stopping", connections=len(connections))
+        for connection in connections:
+            connection.pause()
+        try:
+            async with asyncio.timeout(self._settings.timeouts.drain_seconds):
+                await self._relay.intake.drain()
+        except TimeoutError:
+            log.warning("not everything could be answered in time")
+        async with asyncio.TaskGroup() as goodbyes:
+            for connection in connections:
+                goodbyes.create_task(connection.shut(RESTARTING, b"restarting"))

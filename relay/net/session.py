@@ -1,0 +1,154 @@
+"""One client's conversation, sans-IO: text in; answers, or what the connection has to do, out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from relay.config import LimitsConfig
+from relay.engine.feature import Handler, Origin
+from relay.nostr.event import PubKey
+from relay.nostr.filter import Filter
+from relay.nostr.messages import (
+    ClientMessage,
+    Close,
+    Closed,
+    Count,
+    InvalidMessage,
+    Notice,
+    Ok,
+    Publish,
+    RelayMessage,
+    Req,
+    parse_client_message,
+)
+from relay.nostr.reasons import Prefix, Refusal, invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Nothing to do but to say this."""
+
+    messages: tuple[RelayMessage, ...]
+    mistake: bool = False
+    """Whether the client's message was malformed or refused."""
+
+
+Action = Answer | Publish | Req | Count | Close
+
+
+class NotText(Exception):
+    """The message is not UTF-8: RFC 6455 wants the connection closed with 1007."""
+
+
+class Session:
+    """What one connection has proved and holds open."""
+
+    __slots__ = (
+        "_allow_event",
+        "_allow_request",
+        "_exempt",
+        "_handlers",
+        "_limits",
+        "_open",
+        "challenge",
+        "origin",
+    )
+
+    def __init__(
+        self,
+        *,
+        origin: Origin,
+        challenge: str,
+        limits: LimitsConfig,
+        exempt: frozenset[PubKey],
+        handlers: Mapping[type[ClientMessage], Handler],
+        allow_event: Callable[[], bool],
+        allow_request: Callable[[], bool],
+    ) -> None:
+        """`allow_…` take from the address's buckets and say whether there was something left.
+
+        A connection that proves one of the `exempt` keys is not asked for either.
+        """
+        self.origin = origin
+        self.challenge = challenge
+        self._limits = limits
+        self._exempt = exempt
+        self._handlers = handlers
+        self._allow_event = allow_event
+        self._allow_request = allow_request
+        self._open: set[str] = set()
+
+    def authenticate(self, key: PubKey) -> None:
+        """Count `key` as proved; earlier keys stay (NIP-42)."""
+        self.origin = replace(
+            self.origin,
+            authenticated=self.origin.authenticated | {key},
+            exempt=self.origin.exempt or key in self._exempt,
+        )
+
+    def ended(self, name: str) -> None:
+        """The relay ended this subscription."""
+        self._open.discard(name)
+
+    def receive(self, data: bytes, now: int) -> Action:
+        """Take one text message. Raises NotText."""
+        try:
+            message = parse_client_message(data)
+        except InvalidMessage as error:
+            try:
+                data.decode()
+            except UnicodeDecodeError:
+                raise NotText from None
+            if isinstance(error.answer, Closed):
+                self.ended(error.answer.subscription)
+            return Answer((error.answer,), mistake=True)
+        match message:
+            case Publish(event, _):
+                if not self.origin.exempt and not self._allow_event():
+                    most = self._limits.events_per_minute
+                    reason = Refusal(Prefix.RATE_LIMITED, f"at most {most} events a minute from one address")
+                    return Answer((Ok(event.id, False, str(reason)),), mistake=True)
+                return message
+            case Req(name, filters):
+                refusal = self._refuse(filters)
+                if refusal is None and name not in self._open:
+                    most = self._limits.max_subscriptions
+                    if len(self._open) >= most:
+                        refusal = Refusal(Prefix.RATE_LIMITED, f"at most {most} subscriptions at a time")
+                if refusal is not None:
+                    return self._closed(name, refusal)
+                self._open.add(name)
+                return message
+            case Count(name, filters):
+                refusal = self._refuse(filters)
+                return message if refusal is None else self._closed(name, refusal)
+            case Close(name):
+                self.ended(name)
+                return message
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            text = Refusal(Prefix.UNSUPPORTED, f"{type(message).__name__.upper()} is switched off")
+            return Answer((Notice(str(text)),), mistake=True)
+        return Answer(tuple(handler(message, self, now)))
+
+    def _closed(self, name: str, refusal: Refusal) -> Answer:
+        self.ended(name)
+        return Answer((Closed(name, str(refusal)),), mistake=True)
+
+    def _refuse(self, filters: tuple[Filter, ...]) -> Refusal | None:
+        limits = self._limits
+        if not self.origin.exempt and not self._allow_request():
+            most = limits.requests_per_minute
+            return Refusal(Prefix.RATE_LIMITED, f"at most {most} requests a minute from one address")
+        if len(filters) > limits.max_filters:
+            return invalid(f"{len(filters)} filters, this relay takes {limits.max_filters}")
+        for wanted in filters:
+            size = sum(
+                len(chosen)
+                for chosen in (wanted.ids, wanted.authors, wanted.kinds, *wanted.tags.values())
+                if chosen is not None
+            )
+            if size > limits.max_filter_values:
+                return invalid(f"{size} values in one filter, this relay takes {limits.max_filter_values}")
+            if wanted.search is not None:
+                return Refusal(Prefix.UNSUPPORTED, "this relay does not search")
+        return None

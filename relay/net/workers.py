@@ -1,0 +1,231 @@
+"""The supervisor: starts the programs that make up a relay, restarts what dies, stops them in order.
+
+It binds one listening socket per worker and hands it over by descriptor, so sockets outlive workers:
+who connects while a worker restarts waits in the accept queue instead of being refused.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+READY_SECONDS = 60.0
+"""For a program to say that it is ready."""
+KILL_SECONDS = 5.0
+"""After its own time to stop, a program is killed."""
+FIRST_RETRY_SECONDS = 0.1
+LAST_RETRY_SECONDS = 5.0
+STEADY_SECONDS = 10.0
+"""A program that ran so long is restarted at once when it dies."""
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CannotStart(Exception):
+    """The relay cannot run here; the text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One supervised process."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Added to this process's environment."""
+    stdin: bytes = b""
+    """Handed over at the start; settings go here rather than on the command line."""
+    fds: tuple[int, ...] = ()
+    """Descriptors it inherits."""
+    stop_seconds: float = 15.0
+    """How long it may take to stop."""
+    ready_fd: bool = True
+    """Whether it takes `--ready-fd N` and writes one line there when it serves."""
+    on_death: Callable[[], None] | None = None
+
+
+def bind(host: str, port: int, count: int) -> list[socket.socket]:
+    """Bind `count` sockets to one address, the kernel spreading connections over them.
+
+    Refuses a port that somebody else listens on, which SO_REUSEPORT alone would share silently.
+    Raises CannotStart.
+    """
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise CannotStart(f"cannot listen on {host}: {error.strerror}") from error
+    probe = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(where)
+            probe.listen()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise CannotStart(f"port {port} on {host} is in use; choose another with --port") from error
+            raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        where = probe.getsockname()
+    finally:
+        probe.close()
+    bound = []
+    for _ in range(count):
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.setblocking(False)
+        listening.bind(where)
+        bound.append(listening)
+    return bound
+
+
+class Supervisor:
+    """Runs groups of programs: each group is ready before the next starts, and stops after it."""
+
+    def __init__(self, groups: Sequence[Sequence[Program]]) -> None:
+        self._groups = groups
+        self._stopping = False
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        """Serve until `stop` is set. Raises CannotStart when a program does not get ready at first."""
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                for group in self._groups:
+                    started = []
+                    for program in group:
+                        ready = asyncio.get_running_loop().create_future()
+                        self._tasks[program.name] = tasks.create_task(self._keep(program, ready))
+                        started.append(ready)
+                    for ready in started:
+                        await _first(ready, stop)
+                    if stop.is_set():
+                        return
+                on_ready()
+                await stop.wait()
+            finally:
+                self._stopping = True
+                for group in reversed(self._groups):
+                    await asyncio.gather(*(self._stop(program) for program in group))
+
+    async def _keep(self, program: Program, ready: "asyncio.Future[None]") -> None:
+        pause = FIRST_RETRY_SECONDS
+        while not self._stopping:
+            began = monotonic()
+            try:
+                await self._start(program)
+            except (OSError, CannotStart, TimeoutError) as error:
+                await self._end(program)
+                if not ready.done():
+                    ready.set_exception(CannotStart(str(error)))
+                    return
+                log.error("a process did not start", process=program.name, error=str(error))
+            else:
+                if not ready.done():
+                    ready.set_result(None)
+                code = await self._running[program.name].wait()
+                if self._stopping:
+                    return
+                log.error("a process died; restarting it", process=program.name, code=code)
+            if program.on_death is not None:
+                program.on_death()
+            if monotonic() - began > STEADY_SECONDS:
+                pause = FIRST_RETRY_SECONDS
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LAST_RETRY_SECONDS)
+
+    async def _start(self, program: Program) -> None:
+        reading, writing = os.pipe()
+        try:
+            argv = [*program.argv, "--ready-fd", str(writing)] if program.ready_fd else list(program.argv)
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.PIPE if program.stdin else asyncio.subprocess.DEVNULL,
+                env={**os.environ, **program.env},
+                pass_fds=(*program.fds, writing),
+                # Ctrl-C in a terminal is for the supervisor, which stops the others in order.
+                process_group=0,
+                preexec_fn=_die_with_parent,
+            )
+            self._running[program.name] = process
+            if process.stdin is not None:
+                # A process that died reads nothing; its exit code says more.
+                with contextlib.suppress(ConnectionError):
+                    process.stdin.write(program.stdin)
+                    await process.stdin.drain()
+                process.stdin.close()
+            os.close(writing)
+            writing = -1
+            if program.ready_fd:
+                async with asyncio.timeout(READY_SECONDS):
+                    if not await _read_line(reading):
+                        code = await process.wait()
+                        raise CannotStart(f"the {program.name} process stopped with exit code {code}")
+        finally:
+            os.close(reading)
+            if writing >= 0:
+                os.close(writing)
+
+    async def _stop(self, program: Program) -> None:
+        process = self._running.get(program.name)
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                async with asyncio.timeout(program.stop_seconds + KILL_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("a process did not stop; killing it", process=program.name)
+                await self._end(program)
+        task = self._tasks.get(program.name)
+        if task is not None:
+            task.cancel()
+
+    async def _end(self, program: Program) -> None:
+        process = self._running.pop(program.name, None)
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def _die_with_parent() -> None:
+    # A killed supervisor leaves nobody behind who holds the port or the database.
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+async def _read_line(fd: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[bytes] = loop.create_future()
+
+    def read() -> None:
+        if not readable.done():
+            readable.set_result(os.read(fd, 64))
+
+    loop.add_reader(fd, read)
+    try:
+        return await readable
+    finally:
+        loop.remove_reader(fd)
+
+
+async def _first(ready: "asyncio.Future[None]", stop: asyncio.Event) -> None:
+    stopped = asyncio.create_task(stop.wait())
+    ready.add_done_callback(lambda _: stopped.cancel())
+    try:
+        await asyncio.wait([stopped])
+    finally:
+        stopped.cancel()
+    if ready.done():
+        ready.result()
