@@ -3,18 +3,14 @@
 Every field carries its default and the sentence that stands above it in config.example.toml.
 """
 
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from relay.nostr.nip19 import public_key
+from relay.settings import Table
 
-
-class Table(BaseModel):
-    """A table of the configuration: frozen, and unknown keys are mistakes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+_EXAMPLE_KEY = "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg"
 
 
 def _public_key(text: str) -> str:
@@ -45,7 +41,10 @@ class LimitsConfig(Table):
         900, ge=0, description="How far an event's created_at may lie in the future, in seconds."
     )
     max_age_seconds: int | None = Field(
-        None, ge=1, description="How old an event may be when it arrives, in seconds; unset: any age."
+        None,
+        ge=1,
+        examples=[94_608_000],
+        description="How old an event may be when it arrives, in seconds; unset: any age.",
     )
     events_per_minute: int = Field(
         600, ge=0, description="EVENT messages per minute from one address, over all workers; 0: no limit."
@@ -90,7 +89,9 @@ class RelayConfig(Table):
     banner: str = Field("", description="URL of a wide picture.")
     terms_of_service: str = Field("", description="URL of the terms of service.")
     pubkey: PublicKeySetting | None = Field(
-        None, description="The operator's key (npub or hex), published so that users can write to it."
+        None,
+        examples=[_EXAMPLE_KEY],
+        description="The operator's key (npub or hex), published so that users can write to it; unset: none.",
     )
     admins: tuple[PublicKeySetting, ...] = Field(
         (), description="Keys (npub or hex) that may administer the relay."
@@ -99,6 +100,7 @@ class RelayConfig(Table):
         "",
         description="The public URL, such as wss://relay.example.com; AUTH compares with it. "
         "Empty: taken from each request's Host header.",
+        examples=["wss://relay.example.com"],
         pattern=r"^(wss?://[^/\s]+(/\S*)?)?$",
     )
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of IPv4.")
@@ -110,18 +112,3 @@ class RelayConfig(Table):
     )
     limits: LimitsConfig = LimitsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
-
-
-class LogConfig(Table):
-    """[log]: what is written to standard error."""
-
-    level: str = Field("info", pattern="^(debug|info|warning|error)$", description="The least level shown.")
-    format: str = Field(
-        "auto", pattern="^(auto|console|json)$", description="auto: console on a terminal, JSON elsewhere."
-    )
-
-
-class DataConfig(Table):
-    """Fields every configuration has at its top."""
-
-    data: Path = Field(Path("data"), description="The folder of databases, keys and locks.")

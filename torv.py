@@ -1,0 +1,135 @@
+"""The one command: `torv serve`, `torv relay …`, `torv bridge …`. The only file above both packages."""
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from bridge.config import BridgeConfig
+from relay.cli import relay
+from relay.config import RelayConfig
+from relay.logs import start_logging
+from relay.settings import ConfigError, Mistake, Settings, changes, config_option, example, load, variable
+
+SHORT_NAMES = {
+    "TORV_HOST": "relay.host",
+    "TORV_PORT": "relay.port",
+    "TORV_WORKERS": "relay.workers",
+}
+
+
+class TorvConfig(Settings):
+    """The whole configuration."""
+
+    relay: RelayConfig = RelayConfig()
+    bridge: BridgeConfig = BridgeConfig()
+
+
+def load_config(file: Path | None, overrides: Mapping[str, object]) -> TorvConfig:
+    """Read the configuration and begin to log as it says.
+
+    `overrides` maps dotted settings to values; None overrides nothing. A wrong configuration ends
+    the program with status 2 and a report of all that is wrong.
+    """
+    try:
+        config = load(
+            TorvConfig,
+            file=file,
+            overrides=overrides,
+            short_names=SHORT_NAMES,
+            reserved=frozenset({"TORV_CONFIG"}),
+        )
+        _check_bridge_can_reach_relay(config)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    start_logging(config.log)
+    return config
+
+
+def _check_bridge_can_reach_relay(config: TorvConfig) -> None:
+    if config.bridge.matrix and config.relay.port == 0 and "relay_url" not in config.bridge.model_fields_set:
+        hint = "Give the relay a fixed port, or set bridge.relay_url."
+        problem = "with a bridge, a port is needed that the bridge knows"
+        raise ConfigError((Mistake("", "relay.port", problem, hint),))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("torv"), prog_name="torv")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """A public square that nobody owns: a Nostr relay, and a bridge to other networks."""
+    context.obj = load_config
+
+
+@main.command()
+@config_option
+@click.option("--host", help="The address to listen on [default: 127.0.0.1].")
+@click.option("--port", type=int, help="The port to listen on; 0: a free one [default: 7777].")
+@click.option("--data", type=click.Path(path_type=Path), help="The folder of databases [default: data].")
+@click.option("--workers", type=int, help="Worker processes; 0: one per core [default: 0].")
+@click.option("--check-config", is_flag=True, help="Only say whether the configuration is right.")
+def serve(
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    data: Path | None,
+    workers: int | None,
+    check_config: bool,
+) -> None:
+    """Run the relay, and the bridge if it is configured.
+
+    Works without any configuration. A setting on the command line wins over the environment
+    (TORV_RELAY__LIMITS__MAX_FILTERS=30), and that over the file.
+    """
+    loaded = load_config(
+        config, {"data": data, "relay.host": host, "relay.port": port, "relay.workers": workers}
+    )
+    if check_config:
+        _report(loaded)
+        return
+    # Imported here, for it takes longer than all the other commands together.
+    from relay.app import serve as serve_relay
+    from relay.net.workers import Program
+
+    extra = []
+    if loaded.bridge.matrix:
+        argv = [sys.executable, "-m", "torv", "bridge", "run"]
+        if config:
+            argv += ["--config", str(config)]
+        extra.append(Program("bridge", tuple(argv), bridge_environment(loaded)))
+    sys.exit(serve_relay(loaded.data, loaded.relay, loaded.log, extra))
+
+
+def _report(config: TorvConfig) -> None:
+    changed = changes(config)
+    click.echo(f"the configuration is right; {len(changed)} settings differ from their defaults")
+    for path, value in changed.items():
+        click.echo(f"  {path} = {value}")
+
+
+def bridge_environment(config: TorvConfig) -> dict[str, str]:
+    """Return the environment of the bridge's process: ours, and what the command line changed."""
+    environment = dict(os.environ) | {variable("data"): str(config.data)}
+    if "relay_url" not in config.bridge.model_fields_set:
+        relay = config.relay
+        # Who listens on all addresses is reached on its own.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(relay.host, relay.host)
+        host = f"[{host}]" if ":" in host else host
+        environment[variable("bridge.relay_url")] = f"ws://{host}:{relay.port}{relay.path}"
+    return environment
+
+
+@main.command("example-config")
+def example_config() -> None:
+    """Print a configuration file with every setting, its default and its meaning."""
+    click.echo(example(TorvConfig), nl=False)
+
+
+main.add_command(relay)
+
+if __name__ == "__main__":
+    main()
