@@ -1,6 +1,5 @@
 """Secret keys and Schnorr signatures (BIP-340). The only file that sees the C binding."""
 
-import os
 from functools import lru_cache
 
 from coincurve import PrivateKey, PublicKeyXOnly
@@ -29,11 +28,7 @@ class SecretKey:
     @classmethod
     def generate(cls) -> "SecretKey":
         """Return a new random key."""
-        while True:
-            try:
-                return cls(os.urandom(32))
-            except ValueError:  # one in 2^128
-                continue
+        return cls(PrivateKey().secret)
 
     def sign(self, message: str) -> str:
         """Sign 32 bytes given as hex; return 128 hex digits. Deterministic."""

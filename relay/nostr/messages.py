@@ -16,8 +16,8 @@ from relay.nostr.reasons import Prefix, Refusal, invalid
 MAX_SUBSCRIPTION_ID_CHARS = 64
 """NIP-01: a subscription id is a non-empty string of at most 64 characters."""
 
-# `["EVENT",` and `]`: what stands around a compact event.
-_PUBLISH_OVERHEAD = len(b'["EVENT",]')
+# What stands around a compact event beside the message's name.
+_FRAME_CHARS = len('["",]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def parse_client_message(text: bytes) -> ClientMessage:
         raise _notice('a message is a JSON array that starts with "EVENT", "REQ", "CLOSE", "COUNT" or "AUTH"')
     match value[0]:
         case "EVENT":
-            return _parse_publish(text, value)
+            return Publish(*_event(text, "EVENT", value))
         case "REQ":
             return Req(_subscription(value), _filters(value))
         case "COUNT":
@@ -148,7 +148,7 @@ def parse_client_message(text: bytes) -> ClientMessage:
         case "CLOSE":
             return Close(_subscription(value))
         case "AUTH":
-            return Auth(_event(text, value)[0])
+            return Auth(_event(text, "AUTH", value)[0])
     raise InvalidMessage(Notice(str(Refusal(Prefix.UNSUPPORTED, f"unknown message type {value[0][:32]!r}"))))
 
 
@@ -156,20 +156,18 @@ def _notice(text: str) -> InvalidMessage:
     return InvalidMessage(Notice(str(invalid(text))))
 
 
-def _parse_publish(text: bytes, value: list[object]) -> Publish:
-    return Publish(*_event(text, value))
-
-
-def _event(text: bytes, value: list[object]) -> tuple[Event, bytes]:
+def _event(text: bytes, name: str, value: list[object]) -> tuple[Event, bytes]:
     body = value[1] if len(value) > 1 else None
     try:
         if len(value) != 2:
-            raise InvalidEvent(invalid(f"{value[0]} takes one event"))
+            raise InvalidEvent(invalid(f"{name} takes one event"))
         event = parse_event(body)
         canonical = encode(event)
-        # No shorter text than the canonical one can hold these values, so an equal length proves
-        # that there is nothing more in it; only a longer one can hide a second "id".
-        if len(text) != len(canonical) + _PUBLISH_OVERHEAD and has_duplicate_keys(text):
+        # No shorter text than the canonical one can hold these values: it has no whitespace, numbers
+        # are plain, only what JSON forbids to write verbatim is escaped, and in the shortest way. So
+        # an equal length proves that there is nothing more in it; only a longer one can hide a
+        # second "id".
+        if len(text) != len(canonical) + len(name) + _FRAME_CHARS and has_duplicate_keys(text):
             raise InvalidEvent(invalid("the event names a field twice"))
     except InvalidEvent as error:
         id_ = body.get("id") if type(body) is dict else None
@@ -181,14 +179,21 @@ def _event(text: bytes, value: list[object]) -> tuple[Event, bytes]:
 
 
 def has_duplicate_keys(text: bytes) -> bool:
-    """Say whether any object in the JSON text names a key twice; parsers disagree on those."""
+    """Say whether any object in the JSON text names a key twice; parsers disagree on those.
+
+    Raises InvalidEvent where it cannot look: what is nested too deeply.
+    """
     found = False
 
     def check(pairs: list[tuple[str, object]]) -> None:
         nonlocal found
         found = found or len({key for key, _ in pairs}) != len(pairs)
 
-    json.loads(text, object_pairs_hook=check)
+    try:
+        json.loads(text, object_pairs_hook=check)
+    except RecursionError:
+        # orjson goes 1024 levels deep, this parser only as far as Python's stack has room.
+        raise InvalidEvent(invalid("the event is nested too deeply")) from None
     return found
 
 
@@ -268,7 +273,7 @@ def parse_relay_message(text: bytes) -> RelayMessage:
             return Notice(notice)
         case ["AUTH", str(challenge)]:
             return Challenge(challenge)
-        case ["COUNT", str(name), {"count": int(count)}]:
+        case ["COUNT", str(name), {"count": int(count)}] if type(count) is int:
             return Counted(name, count)
         case ["EVENT", str(name), dict(event)]:
             try:
