@@ -22,14 +22,16 @@ import structlog
 import uvloop
 from pydantic import BaseModel, ConfigDict
 
-from relay import features, logs, policies
-from relay.config import LogConfig, RelayConfig
+from relay import features, policies
+from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
 from relay.engine.relay import Relay
+from relay.logs import start_logging
 from relay.net.board import Board
 from relay.net.server import Server
 from relay.net.workers import CannotStart, Program, Supervisor, bind
 from relay.nostr.keys import SecretKey
+from relay.settings import LogConfig
 from relay.store.link import LinkedStore
 
 log = structlog.get_logger(__name__)
@@ -221,7 +223,7 @@ def main() -> None:
         parser.add_argument(name, type=int, required=True)
     args = parser.parse_args()
     settings = WorkerSettings(**orjson.loads(sys.stdin.buffer.read()))
-    logs.configure(settings.log)
+    start_logging(settings.log)
     structlog.contextvars.bind_contextvars(worker=settings.process)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     listening = socket.socket(fileno=args.listen_fd)

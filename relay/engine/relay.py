@@ -93,17 +93,21 @@ class Relay:
         """File the subscription: live events gather in its buffer from here on."""
         self.index.add(subscription)
 
-    async def stored(self, subscription: Subscription) -> AsyncIterator[list[Stored]]:
-        """Draw the line and yield the stored part, newest first, ties by lowest id, each event once.
+    async def draw_line(self, subscription: Subscription) -> None:
+        """Set where in the log the stored part of an opened subscription ends. Raises StoreError."""
+        subscription.line = await self.store.head()
 
-        The subscription must have been opened. Raises StoreError.
+    async def stored(self, subscription: Subscription) -> AsyncIterator[list[Stored]]:
+        """Yield what is stored up to the line, newest first, ties by lowest id, each event once.
+
+        The line must have been drawn. Raises StoreError.
         """
-        subscription.line = head = await self.store.head()
         wanted = [f for f in subscription.filters if f.limit != 0 and not f.is_empty]
         if not wanted:
             return
         now, veil = self.now(), self.veil(subscription.reader.origin)
-        async for page in merge([self.store.scan(f, upto=head, now=now, veil=veil) for f in wanted]):
+        scans = [self.store.scan(f, upto=subscription.line, now=now, veil=veil) for f in wanted]
+        async for page in merge(scans):
             yield page
 
     def close(self, subscription: Subscription) -> None:

@@ -52,7 +52,7 @@ class Tail:
                 pass
             self._rung.clear()
             try:
-                await self._catch_up()
+                await self.catch_up()
             except StoreError as error:
                 log.warning("following the log failed; trying again", error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
@@ -67,7 +67,8 @@ class Tail:
         else:
             self._rung.set()
 
-    async def _catch_up(self) -> None:
+    async def catch_up(self) -> None:
+        """Pass on what the log holds beyond the mark."""
         # While this reads, bells only ring: their rows must not overtake the ones being read.
         self._reading = True
         try:

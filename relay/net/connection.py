@@ -330,6 +330,7 @@ class Connection:
         size = rows = 0
         prefix = subscription.prefix
         try:
+            await self._relay.draw_line(subscription)
             async for page in self._relay.stored(subscription):
                 for row in page:
                     frame = event_frame(prefix, row.json)
