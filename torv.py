@@ -1,6 +1,5 @@
 """The one command: `torv serve`, `torv relay …`, `torv bridge …`. The only file above both packages."""
 
-import os
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -100,7 +99,7 @@ def serve(
         argv = [sys.executable, "-m", "torv", "bridge", "run"]
         if config:
             argv += ["--config", str(config)]
-        extra.append(Program("bridge", tuple(argv), bridge_environment(loaded)))
+        extra.append(Program("bridge", argv, bridge_environment(loaded), ready_fd=False))
     sys.exit(serve_relay(loaded.data, loaded.relay, loaded.log, extra))
 
 
@@ -112,8 +111,8 @@ def _report(config: TorvConfig) -> None:
 
 
 def bridge_environment(config: TorvConfig) -> dict[str, str]:
-    """Return the environment of the bridge's process: ours, and what the command line changed."""
-    environment = dict(os.environ) | {variable("data"): str(config.data)}
+    """Return what the bridge's process has to know beside the file: what the command line changed."""
+    environment = {variable("data"): str(config.data)}
     if "relay_url" not in config.bridge.model_fields_set:
         relay = config.relay
         # Who listens on all addresses is reached on its own.
