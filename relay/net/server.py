@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import socket
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -26,13 +27,18 @@ LOOK_SECONDS = 2.0
 # Sent on a graceful stop: client pools take it as "come back soon" (RFC 6455 registry: Service Restart).
 RESTARTING = WSCloseCode.SERVICE_RESTART
 
+# aiohttp logs a traceback for every malformed request. Those are the clients' mistakes, answered with
+# 400; ours are caught and logged in `Server.handle`.
+_SILENT = logging.getLogger("aiohttp.server")
+_SILENT.setLevel(logging.CRITICAL)
+
 
 class _HttpServer(web.Server):
     """aiohttp's server, which itself never gives up on a request that is not finished."""
 
     def __init__(self, server: "Server") -> None:
         # aiohttp's access log would name every reader; the board counts instead.
-        super().__init__(server.handle, access_log=None, keepalive_timeout=30)
+        super().__init__(server.handle, access_log=None, keepalive_timeout=30, logger=_SILENT)
         self._server = server
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
@@ -72,6 +78,15 @@ class Server:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, an upgrade among them."""
+        try:
+            return await self._answer(request)
+        except ConnectionError:
+            raise  # the client is gone
+        except Exception:
+            log.exception("answering a request failed", path=request.path)
+            return web.Response(status=500, text="internal error\n")
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self._awaited.pop(request.protocol, None)
         url = self._settings.url or f"ws://{request.host}{self._settings.path}"
         if request.headers.get("Upgrade", "").lower() != "websocket":
