@@ -92,7 +92,7 @@ def serve(
         return
     # Imported here, for it takes longer than all the other commands together.
     from relay.app import serve as serve_relay
-    from relay.net.workers import Program
+    from relay.net.workers import CannotStart, Program
 
     extra = []
     if loaded.bridge.matrix:
@@ -100,7 +100,10 @@ def serve(
         if config:
             argv += ["--config", str(config)]
         extra.append(Program("bridge", argv, bridge_environment(loaded), ready_fd=False))
-    sys.exit(serve_relay(loaded.data, loaded.relay, loaded.log, extra))
+    try:
+        sys.exit(serve_relay(loaded.data, loaded.relay, loaded.log, extra, announce=click.echo))
+    except CannotStart as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _report(config: TorvConfig) -> None:

@@ -158,6 +158,13 @@ class Store(Protocol):
     def log(self, *, after: Seq, upto: Seq, now: int) -> AsyncIterator[list[Stored]]:
         """Yield the live rows with after < seq ≤ upto in pages, in order of seq."""
 
+    def dump(self, *, upto: Seq, now: int) -> AsyncIterator[list[bytes]]:
+        """Yield the canonical JSON of every visible row in pages, oldest first (created_at asc, id asc).
+
+        Only rows with seq ≤ `upto`; what is removed meanwhile may be missing. Bounded memory, also
+        where one second holds very many events; no transaction is held between pages. For exports.
+        """
+
     def listen(self, on_bell: Callable[[Bell], None]) -> None:
         """Call `on_bell` on the event loop after commits, this process's and others'."""
 

@@ -160,6 +160,13 @@ class MemoryStore:
         async for page in self._pages(found):
             yield page
 
+    async def dump(self, *, upto: Seq, now: int) -> AsyncIterator[list[bytes]]:
+        """See `Store.dump`."""
+        found = [row for row in self._rows.values() if row.is_visible(now, upto, None)]
+        found.sort(key=lambda row: (row.event.created_at, row.event.id))
+        async for page in self._pages(found):
+            yield [stored.json for stored in page]
+
     async def _pages(self, found: Sequence[_Row]) -> AsyncIterator[list[Stored]]:
         """Cut rows into pages, without those that were removed since they were found."""
         for start in range(0, len(found), _PAGE):
