@@ -1,16 +1,16 @@
-"""The stores that the conformance table and the differential test run on."""
+"""An empty store of each kind in turn."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from relay.store.api import Store
-from relay.store.memory import MemoryStore
+from tests.store.backends import BACKENDS
 
 
-@pytest.fixture(params=["memory"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """An empty store of each kind in turn."""
-    opened = MemoryStore()
-    yield opened
-    await opened.close()
+@pytest.fixture(params=BACKENDS)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """An empty store."""
+    async with BACKENDS[request.param](tmp_path) as opened:
+        yield opened
