@@ -4,6 +4,8 @@ import pytest
 
 from tests.events import Clock
 
+pytest_plugins = ["tests.serving"]
+
 
 @pytest.fixture
 def clock() -> Clock:

@@ -1,0 +1,74 @@
+// nostr-tools driven by the tests: SimplePool, as web clients use it.
+
+import { SimplePool, useWebSocketImplementation } from "nostr-tools/pool"
+import { finalizeEvent } from "nostr-tools/pure"
+import { hexToBytes } from "nostr-tools/utils"
+import WebSocket from "ws"
+import { Arrivals, answer } from "./driver.mjs"
+
+useWebSocketImplementation(WebSocket)
+
+function listen(session, filter, { closeOnEose }) {
+  const arrivals = new Arrivals()
+  const open = closeOnEose ? session.pool.subscribeEose : session.pool.subscribe
+  open.call(session.pool, [session.url], filter, {
+    onauth: session.onauth,
+    onevent: (event) => arrivals.event(event),
+    oneose: () => arrivals.eose(),
+    onclose: ([{ reason }]) => arrivals.closed(reason),
+  })
+  return arrivals
+}
+
+await answer({
+  async connect(session, { url, secret, authenticate }) {
+    session.url = url
+    session.secret = hexToBytes(secret)
+    session.pool = new SimplePool({ enableReconnect: true })
+    session.pool.idleTimeout = 0
+    if (authenticate) {
+      session.onauth = async (template) => finalizeEvent(template, session.secret)
+      session.pool.automaticallyAuth = () => session.onauth
+    }
+    const relay = await session.pool.ensureRelay(url)
+    // It waits ten seconds by default; the tests need not.
+    relay.resubscribeBackoff = [100]
+  },
+
+  async sign(session, { event }) {
+    return finalizeEvent(event, session.secret)
+  },
+
+  async publish(session, { event }) {
+    try {
+      const reason = await session.pool.publish([session.url], event, { onauth: session.onauth })[0]
+      return { accepted: true, reason }
+    } catch (error) {
+      return { accepted: false, reason: error.message }
+    }
+  },
+
+  async fetch(session, { filter }) {
+    // subscribeEose reports the end of stored events by closing.
+    const { events } = await listen(session, filter, { closeOnEose: true }).end
+    return events
+  },
+
+  async count(session, { filter }) {
+    const relay = await session.pool.ensureRelay(session.url)
+    return await relay.count([filter], {})
+  },
+
+  async subscribe(session, { name, filter }) {
+    session.live.set(name, listen(session, filter, { closeOnEose: false }))
+    return (await session.live.get(name).end).events
+  },
+
+  async next(session, { name }) {
+    return await session.live.get(name).next()
+  },
+
+  async disconnect(session) {
+    session.pool.destroy()
+  },
+})
