@@ -47,6 +47,11 @@ async def logged(
     return [row.event().content for row in await log(store, after=after, upto=upto, now=now)]
 
 
+async def dump(store: Store, *, upto: Seq = ALWAYS, now: int = NOW) -> list[bytes]:
+    """Return all pages of the dump in one list."""
+    return [json async for page in store.dump(upto=upto, now=now) for json in page]
+
+
 def contents(events: Sequence[Event]) -> list[str]:
     return [event.content for event in events]
 

@@ -9,13 +9,13 @@ from itertools import pairwise
 import pytest
 
 from relay.nostr import kinds
-from relay.nostr.event import MAX_CREATED_AT, Event, EventId, encode
+from relay.nostr.event import MAX_CREATED_AT, Event, EventId, decode, encode
 from relay.nostr.filter import MAX_TIME, Filter
 from relay.nostr.keys import SecretKey
 from relay.nostr.tags import Address
 from relay.store.api import Removal, RemoveAddress, RemoveEvent, Seq, Store, Veil, Write
 from tests.events import ALICE, BOB, CAROL, DAVE, NOW, author, event, note, notes, pubkey, write
-from tests.store.reading import EVERYTHING, Ear, by_id, contents, count, found, keep, log, logged, scan
+from tests.store.reading import EVERYTHING, Ear, by_id, contents, count, dump, found, keep, log, logged, scan
 
 ARTICLE = 30_023
 FAR = 4_000_000_000
@@ -675,6 +675,31 @@ async def test_the_log_is_read_in_pages_that_follow_each_other(store: Store) -> 
 
     assert await logged(store) == contents(HISTORY)
     assert await logged(store, after=(await log(store))[1_000].seq) == contents(HISTORY)[1_001:]
+
+
+# Dumping
+
+
+async def test_a_dump_goes_from_the_oldest_to_the_newest_and_by_ascending_id(store: Store) -> None:
+    await keep(store, *map(write, FLOOD[1::2]), *map(write, HISTORY[:-1]))
+    await keep(store, *map(write, reversed(FLOOD[::2])))
+
+    assert await dump(store) == [encode(one) for one in [*FLOOD, *reversed(HISTORY[:-1])]]
+
+
+async def test_a_dump_holds_every_visible_event_and_no_other(store: Store) -> None:
+    removed, lasting = note(ALICE, "removed"), note(BOB, "lasting")
+    await keep(store, write(removed), write(profile("old")), write(note(CAROL, "fleeting"), expires_at=FAR))
+    await keep(store, write(profile("new", created_at=NOW + 1)), write(lasting, live=False))
+    direct = event(CAROL, kinds.DIRECT_MESSAGE, "direct", created_at=NOW - 1)
+    await keep(store, bearer(removal(removed)), write(direct))
+    head = await store.head()
+    await keep(store, write(note(DAVE, "too late", created_at=1)))
+
+    dumped = [decode(json).content for json in await dump(store, upto=head, now=FAR)]
+
+    assert dumped == ["direct", "lasting", "new", "deletion"]
+    assert len(await dump(store, now=FAR - 1)) == 6
 
 
 # Bells

@@ -22,7 +22,7 @@ from relay.store.api import Removal, RemoveAddress, RemoveEvent, Seq, Store, Vei
 from relay.store.memory import MemoryStore
 from tests.events import ALICE, BOB, CAROL, NOW, event, pubkey, write
 from tests.store.backends import BACKENDS
-from tests.store.reading import log, scan
+from tests.store.reading import dump, log, scan
 
 T = TypeVar("T")
 
@@ -157,6 +157,7 @@ async def compare(oracle: Store, upto: Seq, store: Store, same_upto: Seq, questi
     assert [row.json for row in await log(store, upto=same_upto, now=now)] == (
         [row.json for row in await log(oracle, upto=upto, now=now)]
     )
+    assert await dump(store, upto=same_upto, now=now) == await dump(oracle, upto=upto, now=now)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
