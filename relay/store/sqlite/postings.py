@@ -1,0 +1,143 @@
+"""Postings: the keyed hashes under which an event is found, and writes prepared for the writer.
+
+Pure Python. `prepare` runs where the event was verified, possibly in another process than the
+writer: a Prepared is a plain tuple of what `marshal` knows, and everything the writer needs.
+"""
+
+from functools import lru_cache
+from hashlib import blake2b
+from struct import pack
+from typing import NamedTuple
+
+from relay.nostr.event import Event
+from relay.nostr.tags import Address, indexed
+from relay.store.api import RemoveAddress, RemoveEvent, Write
+
+SEQ_BITS = 31
+SEQ_MASK = (1 << SEQ_BITS) - 1
+
+PreparedRemoval = tuple[int, bytes, bytes | None, int]
+"""(hash of the target, the target itself, by, until).
+
+RemoveEvent: the id as 64 hex digits, the remover's key as 64 hex digits, 0.
+RemoveAddress: `str(address)` as UTF-8, None, the last second removed.
+"""
+
+Prepared = tuple[
+    bytes,
+    int,
+    int,
+    int,
+    int | None,
+    int | None,
+    bytes | None,
+    tuple[PreparedRemoval, ...],
+    bool,
+    bytes,
+    bytes,
+]
+"""(json, created_at, kind, id hash, address hash, expires_at, owners, removals, live, postings, address).
+
+`owners`: keys as hex joined by spaces, None for the author. `postings`: distinct signed 64-bit
+little-endian hashes, the id's and the address's among them. `address`: `str(address)` as UTF-8,
+empty for none. The id and the author are read out of the canonical json.
+"""
+
+
+class Columns(NamedTuple):
+    """Where canonical JSON (`relay.nostr.event.encode`) holds what the store compares."""
+
+    id: slice
+    pubkey: slice
+
+
+JSON = Columns(id=slice(7, 71), pubkey=slice(83, 147))
+"""`{"id":"` id `","pubkey":"` pubkey `"`…"""
+
+
+class Hashes:
+    """The posting hashes of one database: signed 64-bit BLAKE2b under the database's secret key.
+
+    Keyed, so that nobody outside can make two values collide (COUNT trusts the hashes).
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        # Authors and kinds repeat; hashing costs 0.7 µs a value.
+        self.author = lru_cache(maxsize=16_384)(self._author)
+        self.kind = lru_cache(maxsize=4_096)(self._kind)
+        self._kind_of_author = lru_cache(maxsize=4_096)(self._mixed_kind)
+        self.everything: int = self._hash(b"*")
+        """Every event's."""
+
+    def _hash(self, value: bytes) -> int:
+        return int.from_bytes(blake2b(value, digest_size=8, key=self._key).digest(), "little", signed=True)
+
+    def id(self, id_hex: str) -> int:
+        """Return the hash of an event id."""
+        return self._hash(b"i" + bytes.fromhex(id_hex))
+
+    def _author(self, pubkey: str) -> int:
+        return self._hash(b"a" + bytes.fromhex(pubkey))
+
+    def _kind(self, kind: int) -> int:
+        return self._hash(b"k%d" % kind)
+
+    def _mixed_kind(self, kind: int) -> int:
+        return self._hash(b"m%d" % kind)
+
+    def author_kind(self, pubkey: str, kind: int) -> int:
+        """Return the hash of an author's events of one kind."""
+        # The exclusive or of two secret hashes is as good as a third one, and is not computed anew.
+        return self.author(pubkey) ^ self._kind_of_author(kind)
+
+    def tag(self, letter: str, value: str) -> int:
+        """Return the hash of a tag as filters ask for it."""
+        return self._hash(b"t" + letter.encode() + value.encode())
+
+    def address(self, address: Address) -> int:
+        """Return the hash of an address; holders and tombstones are found by it, filters never are."""
+        return self._hash(b"d" + str(address).encode())
+
+    def of(self, event: Event) -> set[int]:
+        """Return the hashes under which filters find the event."""
+        found = {self.tag(letter, value) for letter, value in indexed(event.tags)}
+        found |= {
+            self.id(event.id),
+            self.author(event.pubkey),
+            self.author_kind(event.pubkey, event.kind),
+            self.kind(event.kind),
+            self.everything,
+        }
+        return found
+
+
+def prepare(write: Write, hashes: Hashes) -> Prepared:
+    """Return the write as the writer takes it."""
+    event = write.event
+    found = hashes.of(event)
+    address = None
+    if write.address is not None:
+        address = hashes.address(write.address)
+        found.add(address)
+    return (
+        write.json,
+        event.created_at,
+        event.kind,
+        hashes.id(event.id),
+        address,
+        write.expires_at,
+        None if write.owners is None else " ".join(write.owners).encode(),
+        tuple(_prepare_removal(removal, hashes) for removal in write.removals),
+        write.live,
+        pack(f"<{len(found)}q", *found),
+        b"" if write.address is None else str(write.address).encode(),
+    )
+
+
+def _prepare_removal(removal: RemoveEvent | RemoveAddress, hashes: Hashes) -> PreparedRemoval:
+    match removal:
+        case RemoveEvent(id_, by):
+            return hashes.id(id_), id_.encode(), by.encode(), 0
+        case RemoveAddress(address, until):
+            return hashes.address(address), str(address).encode(), None, until
