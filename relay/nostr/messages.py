@@ -6,6 +6,7 @@ the protocol wants for it (OK, CLOSED or NOTICE).
 
 import json
 from dataclasses import dataclass
+from typing import assert_never
 
 import orjson
 
@@ -234,6 +235,8 @@ def encode_relay_message(message: RelayMessage) -> bytes:
             return orjson.dumps(["COUNT", name, {"count": count}])
         case Delivered(name, event):
             return delivered_prefix(name) + encode(event) + b"]"
+        case _:
+            assert_never(message)
 
 
 def delivered_prefix(subscription: str) -> bytes:
@@ -254,6 +257,8 @@ def encode_client_message(message: ClientMessage) -> bytes:
             return orjson.dumps(["CLOSE", name])
         case Auth(event):
             return b'["AUTH",' + encode(event) + b"]"
+        case _:
+            assert_never(message)
 
 
 def parse_relay_message(text: bytes) -> RelayMessage:

@@ -6,6 +6,7 @@ Reading is strict. Errors never repeat their input, which may be a secret key.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
 from bech32 import bech32_decode, bech32_encode, convertbits
 
@@ -125,6 +126,8 @@ def encode(entity: Writable) -> str:
             return _encode_pointer("nevent", bytes.fromhex(id_), relays, author, kind)
         case Naddr(address, relays):
             return _encode_pointer("naddr", address.d.encode(), relays, address.pubkey, address.kind)
+        case _:
+            assert_never(entity)
 
 
 def public_key(text: str) -> PubKey:
