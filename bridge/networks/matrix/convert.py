@@ -1,0 +1,211 @@
+"""Between Matrix events and the neutral vocabulary. Pure.
+
+Reads the raw JSON of the client-server API: what somebody else's client left out or got wrong must
+neither raise here nor be filled in by a library's defaults.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+
+from bridge.commands import PREFIX
+from bridge.identities import ghost_name
+from bridge.model import (
+    Closing,
+    Command,
+    Delete,
+    Echo,
+    Invitation,
+    Op,
+    Post,
+    Profile,
+    ProfileChange,
+    Ref,
+    Room,
+    RoomClosed,
+)
+from bridge.network import Unreadable
+from bridge.networks.matrix.settings import MatrixConfig
+from bridge.plan import Accept, Act, PutPicture, PutPost, PutProfile, Tell, Withdraw
+from bridge.text import clean_name, plain, rich
+from relay.nostr.event import MAX_CREATED_AT
+
+NETWORK = "matrix"
+
+MARKER = "dev.torv.source"
+"""The key of a message's content that names what it is a copy of: by it our own echo is known."""
+
+_STATE_DEFAULT_LEVEL = 50
+_REDACT_DEFAULT_LEVEL = 50
+_CREATORS_RULE_SINCE_VERSION = 12
+
+Json = Mapping[str, object]
+
+
+def to_op(raw: bytes, config: MatrixConfig) -> Op | None:
+    """Read an event as the homeserver pushed it; None when nothing follows. Raises Unreadable."""
+    try:
+        event = json.loads(raw)
+    except ValueError as error:
+        raise Unreadable(f"not JSON: {error}") from None
+    match event:
+        case {
+            "type": str(type_),
+            "room_id": str(room_id),
+            "sender": str(sender),
+            "event_id": str(id_),
+            "origin_server_ts": int(at_ms),
+            "content": dict(content),
+        } if 0 <= at_ms // 1000 <= MAX_CREATED_AT:
+            pass
+        case _:
+            raise Unreadable("not an event with type, room, sender, id, time and content")
+    ref, room, by = Ref(NETWORK, id_), Ref(NETWORK, room_id), Ref(NETWORK, sender)
+    state_key = event.get("state_key")
+    match type_:
+        case "m.room.message" if state_key is None:
+            if config.is_ours(sender):
+                return _echo(ref, room, content)
+            return _message(ref, room, by, at_ms, content)
+        case "m.room.redaction" if not config.is_ours(sender):
+            # Room versions from 11 on keep it in the content.
+            redacted = event.get("redacts", content.get("redacts"))
+            if type(redacted) is str:
+                return Delete((Ref(NETWORK, redacted),), by, room, at_ms)
+        case "m.room.member":
+            return _member(ref, room, by, state_key, at_ms, content, config)
+        case "m.room.history_visibility" if state_key == "":
+            if content.get("history_visibility") != "world_readable":
+                return RoomClosed(ref, room, Closing.PRIVATE)
+        case "m.room.encryption" if state_key == "":
+            return RoomClosed(ref, room, Closing.ENCRYPTED)
+    return None
+
+
+def _echo(ref: Ref, room: Ref, content: Json) -> Echo | None:
+    match content.get(MARKER):
+        case {"network": str(network), "id": str(id_)}:
+            return Echo(Ref(network, id_), ref, room)
+    return None
+
+
+def _message(ref: Ref, room: Ref, by: Ref, at_ms: int, content: Json) -> Op | None:
+    relation = content.get("m.relates_to")
+    relation = relation if isinstance(relation, dict) else {}
+    body = content.get("body")
+    # An edit repeats the whole message: without edits it would appear twice.
+    if content.get("msgtype") != "m.text" or type(body) is not str or relation.get("rel_type") == "m.replace":
+        return None
+    if "m.in_reply_to" in relation:
+        body = _without_quote(body)
+    words = body.split(maxsplit=1)
+    if words and words[0] == PREFIX:
+        return Command(ref, room, by, words[1] if len(words) > 1 else "", at_ms)
+    return Post(ref, by, room, at_ms, rich(body.strip()))
+
+
+def _without_quote(body: str) -> str:
+    """Drop the quotation that older clients put before a reply."""
+    lines = body.split("\n")
+    while lines and lines[0].startswith(">"):
+        lines.pop(0)
+    return "\n".join(lines)
+
+
+def _member(
+    ref: Ref, room: Ref, by: Ref, state_key: object, at_ms: int, content: Json, config: MatrixConfig
+) -> Op | None:
+    membership = content.get("membership")
+    if state_key == config.bot_id:
+        match membership:
+            case "invite":
+                return Invitation(ref, room, by)
+            case "leave" | "ban":
+                return RoomClosed(ref, room, Closing.LEFT)
+        return None
+    if membership == "join" and state_key == by.id and not config.is_ours(by.id):
+        return ProfileChange(by, room, to_profile(content), at_ms)
+    return None
+
+
+def to_profile(content: Json) -> Profile:
+    """Read a membership's or a profile's fields. A picture on Matrix cannot be loaded elsewhere."""
+    name = content.get("displayname")
+    return Profile(clean_name(name if type(name) is str else None), None)
+
+
+def to_room(
+    create: Json, power_levels: Json | None, visibility: Json | None, encryption: Json | None, user_id: str
+) -> Room:
+    """Read a room's state for somebody in it; `create` is the whole event, the others are contents."""
+    level = power_level(create, power_levels, user_id)
+    levels = power_levels or {}
+    return Room(
+        world_readable=visibility is not None and visibility.get("history_visibility") == "world_readable",
+        encrypted=encryption is not None,
+        may_administer=level >= _level(levels.get("state_default"), _STATE_DEFAULT_LEVEL),
+        may_redact=level >= _level(levels.get("redact"), _REDACT_DEFAULT_LEVEL),
+    )
+
+
+def power_level(create: Json, power_levels: Json | None, user_id: str) -> float:
+    """Return somebody's power in a room; creators have no limit from room version 12 on."""
+    content = create.get("content")
+    content = content if isinstance(content, dict) else {}
+    creator = create.get("sender")
+    version = str(content.get("room_version", "1"))
+    if version.isdigit() and int(version) >= _CREATORS_RULE_SINCE_VERSION:
+        more = content.get("additional_creators")
+        if user_id == creator or (isinstance(more, list) and user_id in more):
+            return float("inf")
+    if power_levels is None:
+        return 100 if user_id == creator else 0
+    users = power_levels.get("users")
+    own = users.get(user_id) if isinstance(users, dict) else None
+    return _level(own, _level(power_levels.get("users_default"), 0))
+
+
+def _level(value: object, default: int) -> int:
+    # Old room versions allow levels as text.
+    if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+        return int(value)
+    return value if type(value) is int else default
+
+
+def transaction_id(key: str) -> str:
+    """Return the transaction id of a delivery: the same whenever it is tried again."""
+    return f"torv.{sha256(key.encode(errors='surrogatepass')).hexdigest()[:40]}"
+
+
+def to_request(act: Act, config: MatrixConfig) -> dict[str, object]:
+    """Put an act in the words of `network.deliver`: what to do, as whom, with what."""
+    match act:
+        case PutPost(post, author, room):
+            assert room is not None
+            content = {
+                "msgtype": "m.text",
+                "body": plain(post.body),
+                # Empty, not absent: a name in the text must not ring anybody's bell.
+                "m.mentions": {},
+                MARKER: {"network": post.ref.network, "id": post.ref.id},
+            }
+            return {
+                "do": "send",
+                "as": config.ghost_id(author.person),
+                "room": room.id,
+                "content": content,
+                "ts": post.at_ms,
+            }
+        case PutProfile(identity):
+            return {"do": "name", "as": config.ghost_id(identity.person), "name": ghost_name(identity)}
+        case PutPicture(person, url):
+            return {"do": "picture", "as": config.ghost_id(person), "url": url}
+        case Withdraw(author, copies):
+            (copy,) = copies
+            return {"do": "redact", "as": config.ghost_id(author.person), "room": copy.target}
+        case Tell(room, text):
+            # A notice: other bots must not answer it.
+            content = {"msgtype": "m.notice", "body": text, "m.mentions": {}}
+            return {"do": "send", "as": config.bot_id, "room": room.id, "content": content}
+        case Accept(room):
+            return {"do": "join", "as": config.bot_id, "room": room.id}

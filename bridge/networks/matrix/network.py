@@ -1,0 +1,276 @@
+"""Matrix as a network of the bridge: an appservice of one homeserver.
+
+Messages are sent with a transaction id *and* a device id. With both, Synapse stores the pair and
+returns the same event when a message is sent again, also after its own restart; without a device it
+forgets transaction ids when it restarts, and makes a second event.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TypeVar, cast
+
+import aiohttp
+import orjson
+from aiohttp import web
+from mautrix.api import HTTPAPI, MediaPath, Method, Path, PathBuilder
+from mautrix.errors import (
+    MatrixConnectionError,
+    MatrixRequestError,
+    MUnknownToken,
+    MUserInUse,
+)
+
+from bridge.media import PictureFetcher
+from bridge.model import Capabilities, Identity, Op, Profile, Ref, Room
+from bridge.network import Inbox, Rejected, Rendered, Task, Unreachable
+from bridge.networks.matrix import appservice, convert
+from bridge.networks.matrix.registration import APPSERVICE_ID, Tokens
+from bridge.networks.matrix.settings import MatrixConfig
+from bridge.plan import Act
+from relay.client import backoff
+
+K = TypeVar("K")
+
+log = logging.getLogger(__name__)
+
+DEVICE = "TORV"
+BOT_NAME = "Torv"
+
+REQUEST_SECONDS = 30.0
+MAX_REMEMBERED = 10_000
+"""Users and memberships that are known to be in order, so that they are not set up anew."""
+
+
+class MatrixNetwork:
+    """The rooms and people of one homeserver. An async context manager around its HTTP clients."""
+
+    name = convert.NETWORK
+    # An event has at most 65,536 bytes, JSON escapes and everything around the text included.
+    can = Capabilities(max_text_bytes=30_000)
+
+    def __init__(self, config: MatrixConfig, tokens: Tokens, pictures: PictureFetcher) -> None:
+        self._config = config
+        self._tokens = tokens
+        self._pictures = pictures
+        self._registered: OrderedDict[str, None] = OrderedDict()
+        self._joined: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    async def __aenter__(self) -> "MatrixNetwork":
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS), cookie_jar=aiohttp.DummyCookieJar()
+        )
+        self._api = HTTPAPI(
+            self._config.homeserver.rstrip("/"), self._tokens.as_token, client_session=self._session
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    def watch(self, people: frozenset[Ref]) -> None:
+        """Do nothing: the homeserver pushes what happens in the rooms that the bot is in."""
+
+    async def run(self, inbox: Inbox) -> None:
+        runner = web.AppRunner(appservice.application(self._tokens.hs_token, inbox), access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._config.host, self._config.port).start()
+            await self._introduce()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await runner.cleanup()
+
+    async def _introduce(self) -> None:
+        """Make the bot's account and have the homeserver send at once what it has kept for us."""
+        for attempt, pause in enumerate(backoff()):
+            try:
+                await self._register(self._config.bot_id)
+                await self._show_name(self._config.bot_id, BOT_NAME)
+                # The homeserver's own pause before it tries again grows to minutes; a ping ends it.
+                await self._call(Method.POST, Path.v1.appservice[APPSERVICE_ID].ping)
+            except (Unreachable, Rejected) as error:
+                level = logging.DEBUG if attempt else logging.WARNING
+                log.log(level, "the homeserver is not ready, trying again: %s", error)
+                await asyncio.sleep(pause)
+            else:
+                log.info("connected homeserver=%s bot=%s", self._config.homeserver, self._config.bot_id)
+                return
+
+    def parse(self, raw: bytes) -> Op | None:
+        return convert.to_op(raw, self._config)
+
+    def render(self, act: Act) -> Rendered:
+        return Rendered(orjson.dumps(convert.to_request(act, self._config)), None)
+
+    def ghost(self, identity: Identity) -> str:
+        return self._config.ghost_id(identity.person)
+
+    async def deliver(self, task: Task) -> str | None:
+        request = orjson.loads(task.payload)
+        user = request["as"]
+        await self._register(user)
+        match request["do"]:
+            case "send":
+                return await self._send(task, request, user)
+            case "redact":
+                await self._redact(task, request, user)
+            case "name":
+                await self._show_name(user, request["name"])
+            case "picture":
+                await self._show_picture(user, request["url"])
+            case "join":
+                await self._join(user, request["room"])
+        return None
+
+    async def _send(self, task: Task, request: dict[str, object], user: str) -> str:
+        room = cast(str, request["room"])
+        path = Path.v3.rooms[room].send["m.room.message"][convert.transaction_id(task.key)]
+        content = cast(dict[str, object], request["content"])
+        query = {"ts": str(request["ts"])} if "ts" in request else {}
+        await self._join(user, room)
+        try:
+            sent = await self._call(Method.PUT, path, content, user=user, query=query)
+        except Rejected:
+            # What is remembered of the ghost may be wrong by now: it was put out, or its device removed.
+            self._forget(user, room)
+            await self._register(user)
+            await self._join(user, room)
+            sent = await self._call(Method.PUT, path, content, user=user, query=query)
+        return str(sent["event_id"])
+
+    async def _redact(self, task: Task, request: dict[str, object], user: str) -> None:
+        if task.native_id is None:
+            # The copy was never made: it was rejected, or its room left.
+            return
+        room = Path.v3.rooms[cast(str, request["room"])]
+        await self._call(Method.PUT, room.redact[task.native_id][convert.transaction_id(task.key)], user=user)
+
+    async def _register(self, user: str) -> None:
+        """Make sure that the user exists and has the device that its messages are sent with."""
+        if user in self._registered:
+            return
+        local_part = user[1:].partition(":")[0]
+        wanted = {"type": "m.login.application_service", "username": local_part, "inhibit_login": True}
+        try:
+            await self._request(Method.POST, Path.v3.register, wanted)
+        except MUserInUse:
+            pass
+        except MatrixRequestError as error:
+            raise _failure(error) from error
+        await self._call(Method.PUT, Path.v3.devices[DEVICE], {}, user=user, with_device=False)
+        _remember(self._registered, user)
+
+    async def _join(self, user: str, room: str) -> None:
+        if (user, room) in self._joined:
+            return
+        try:
+            await self._call(Method.POST, Path.v3.join[room], {}, user=user)
+        except Rejected:
+            if user == self._config.bot_id:
+                raise
+            # Everybody may read the room, but perhaps not everybody may join it.
+            await self._call(
+                Method.POST, Path.v3.rooms[room].invite, {"user_id": user}, user=self._config.bot_id
+            )
+            await self._call(Method.POST, Path.v3.join[room], {}, user=user)
+        _remember(self._joined, (user, room))
+
+    def _forget(self, user: str, room: str) -> None:
+        self._registered.pop(user, None)
+        self._joined.pop((user, room), None)
+
+    async def _show_name(self, user: str, name: str) -> None:
+        await self._call(Method.PUT, Path.v3.profile[user].displayname, {"displayname": name}, user=user)
+
+    async def _show_picture(self, user: str, url: str | None) -> None:
+        mxc = ""
+        if url is not None:
+            picture = await self._pictures.fetch(url)
+            headers = {"Content-Type": picture.content_type}
+            uploaded = await self._call(
+                Method.POST, MediaPath.v3.upload, picture.data, user=user, headers=headers
+            )
+            mxc = str(uploaded["content_uri"])
+        await self._call(Method.PUT, Path.v3.profile[user].avatar_url, {"avatar_url": mxc}, user=user)
+
+    async def profile(self, person: Ref) -> Profile | None:
+        found = await self._look_up(Path.v3.profile[person.id])
+        return convert.to_profile(found) if found is not None else None
+
+    async def room(self, room: Ref, asked_by: Ref) -> Room | None:
+        state = Path.v3.rooms[room.id].state
+        create = await self._look_up(state["m.room.create"], {"format": "event"})
+        if create is None:
+            return None
+        return convert.to_room(
+            create,
+            await self._look_up(state["m.room.power_levels"]),
+            await self._look_up(state["m.room.history_visibility"]),
+            await self._look_up(state["m.room.encryption"]),
+            asked_by.id,
+        )
+
+    async def _look_up(
+        self, path: PathBuilder, query: Mapping[str, str] | None = None
+    ) -> dict[str, object] | None:
+        """Return what is there; None when there is nothing, or nothing for us."""
+        try:
+            return await self._call(Method.GET, path, user=self._config.bot_id, query=query)
+        except Rejected as error:
+            log.debug("nothing at %s: %s", path, error)
+            return None
+
+    async def _call(
+        self,
+        method: Method,
+        path: PathBuilder,
+        content: dict[str, object] | bytes | None = None,
+        *,
+        user: str | None = None,
+        with_device: bool = True,
+        query: Mapping[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> dict[str, object]:
+        """Ask the homeserver, as `user` if given. Raises Unreachable or Rejected."""
+        parameters = dict(query or {})
+        if user is not None:
+            parameters["user_id"] = user
+            if with_device and method is not Method.GET:
+                parameters["device_id"] = DEVICE
+        try:
+            return await self._request(method, path, content, parameters, headers)
+        except MatrixRequestError as error:
+            raise _failure(error) from error
+
+    async def _request(
+        self,
+        method: Method,
+        path: PathBuilder,
+        content: dict[str, object] | bytes | None = None,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> dict[str, object]:
+        try:
+            answer = await self._api.request(method, path, content, headers, query, sensitive=True)
+        except (MatrixConnectionError, aiohttp.ClientError, TimeoutError, ValueError) as error:
+            # ValueError: an answer that is not JSON, as proxies give it when the homeserver is down.
+            raise Unreachable(f"{self._config.homeserver}: {error or type(error).__name__}") from error
+        if not isinstance(answer, dict):
+            raise Unreachable(f"{self._config.homeserver}: the answer is not an object")
+        return answer
+
+
+def _failure(error: MatrixRequestError) -> Unreachable | Rejected:
+    text = f"{error.http_status} {error.errcode}: {error.message}"
+    # A token that is not known (yet) is the operator's to mend; what waits must not be lost by it.
+    if error.http_status == 429 or error.http_status >= 500 or isinstance(error, MUnknownToken):
+        return Unreachable(text)
+    return Rejected(text)
+
+
+def _remember(known: OrderedDict[K, None], key: K) -> None:
+    known[key] = None
+    if len(known) > MAX_REMEMBERED:
+        known.popitem(last=False)

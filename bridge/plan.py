@@ -1,0 +1,405 @@
+"""What follows from an operation: decided here, once, without looking at any clock, file or socket.
+
+Equal operations and equal facts give an equal plan. The plan becomes durable in one transaction with
+the mark that its arrival is done; only then is anything of it sent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from bridge.commands import PREFIX, Explain, LinkRoom, OptIn, OptOut, UnlinkRoom, parse_order
+from bridge.model import (
+    Capabilities,
+    Command,
+    Copy,
+    Delete,
+    Echo,
+    Identity,
+    Invitation,
+    Link,
+    Op,
+    Post,
+    Profile,
+    ProfileChange,
+    Ref,
+    Room,
+    RoomClosed,
+)
+from bridge.text import shorten
+
+NOSTR = "nostr"
+
+MAX_WITHDRAWN = 500
+"""Copies taken back by one act: keeps a Nostr deletion far below what relays accept."""
+
+PICTURE_ATTEMPTS = 8
+"""A picture's host is anybody's: it is not tried for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutPost:
+    """Let a post appear, written by its author's ghost."""
+
+    post: Post
+    author: Identity
+    room: Ref | None
+    """The room it goes to; None where the target has no rooms."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutProfile:
+    """Show a ghost's name."""
+
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class PutPicture:
+    """Show a ghost's picture; None takes it away."""
+
+    person: Ref
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Take copies back."""
+
+    author: Identity
+    copies: tuple[Copy, ...]
+    at_ms: int
+    profile_too: bool
+    """Whether the ghost's profile goes as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Let the bot say something in a room."""
+
+    room: Ref
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Let the bot follow an invitation."""
+
+    room: Ref
+
+
+Act = PutPost | PutProfile | PutPicture | Withdraw | Tell | Accept
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An act for one network, in the order of its lane."""
+
+    network: str
+    lane: str
+    key: str
+    """Names the delivery for ever: planned again, it is the same delivery."""
+    act: Act
+    copy: Copy | None = None
+    """The copy that this makes or takes back."""
+    max_attempts: int | None = None
+    """None: until it succeeds or is rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkMade:
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEnded:
+    room: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class OptedOut:
+    """`person` is not mirrored any more; their lane on `network` is emptied."""
+
+    person: Ref
+    network: str
+    lane: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OptedIn:
+    person: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """`by` took `target` back; should it still arrive, it is dropped."""
+
+    target: Ref
+    by: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A copy was seen where it was sent to; sending it again is needless."""
+
+    origin: Ref
+    room: Ref
+    native_id: str
+
+
+Change = LinkMade | LinkEnded | OptedOut | OptedIn | Known | Withdrawn | Confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known about an operation's people, rooms and references when it is planned."""
+
+    link: Link | None = None
+    """Of the room it happened in."""
+    followers: tuple[Link, ...] = ()
+    """The links that follow the acting person."""
+    author: Identity | None = None
+    """The acting person, if mirrored before; for a link, the account to follow."""
+    looked_up: Profile | None = None
+    """Their profile, looked up if they were not known."""
+    opted_out: bool = False
+    is_ours: bool = False
+    """Whether the person is one of our ghosts, or the post one of our copies."""
+    withdrawn: bool = False
+    """Whether its author took it back before it arrived."""
+    copies: tuple[Copy, ...] = ()
+    """Of the post, of a deletion's targets, or for an opt-out of all that the person wrote."""
+    room: Room | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to remember and what to send, in order."""
+
+    changes: tuple[Change, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+
+
+NOTHING = Plan()
+
+
+def plan(op: Op, facts: Facts, can: Mapping[str, Capabilities]) -> Plan:
+    """Decide what follows from an operation. Pure and total."""
+    match op:
+        case Post():
+            return _post(op, facts, can)
+        case ProfileChange():
+            return _profile_change(op, facts)
+        case Delete():
+            return _delete(op, facts)
+        case Command():
+            return _command(op, facts)
+        case Invitation():
+            return _invitation(op)
+        case RoomClosed():
+            return _room_closed(op, facts)
+        case Echo():
+            return Plan(changes=(Confirmed(op.origin, op.room, op.copy.id),))
+        case _:
+            assert_never(op)
+
+
+def _post(post: Post, facts: Facts, can: Mapping[str, Capabilities]) -> Plan:
+    # A bridged note came from another network; sent on, it could come round again.
+    if facts.is_ours or post.bridged or facts.opted_out or facts.withdrawn or not post.body:
+        return NOTHING
+    links = facts.followers if post.room is None else (facts.link,) if facts.link else ()
+    mirrored = {copy.target for copy in facts.copies}
+    links = tuple(
+        link
+        for link in links
+        if post.at_ms >= link.since_ms and (link.room.id if post.room is None else "") not in mirrored
+    )
+    if not links:
+        return NOTHING
+    changes: tuple[Change, ...] = ()
+    deliveries: list[Delivery] = []
+    author = facts.author
+    if author is None or not author.shown:
+        profile, at = facts.looked_up or Profile(None, None), post.at_ms // 1000
+        if author is None:
+            author = Identity(post.author, profile, at)
+        else:
+            # Newer than its deletion, which holds up to its own second.
+            author = replace(author, profile=profile, profile_at=max(at, author.profile_at + 1), shown=True)
+        changes = (Known(author),)
+        deliveries += _show(author, _target(post.author, links[0]))
+    for link in links:
+        target = _target(post.author, link)
+        room = link.room if post.room is None else None
+        copy = Copy(post.ref, post.author, target, room.id if room else "", None)
+        fitting = replace(post, body=shorten(post.body, can[target].max_text_bytes))
+        key = f"post {post.ref.id} {copy.target}".rstrip()
+        deliveries.append(Delivery(target, post.author.id, key, PutPost(fitting, author, room), copy))
+    return Plan(changes, tuple(deliveries))
+
+
+def _target(author: Ref, link: Link) -> str:
+    """Return the network to which the link carries this author's posts."""
+    return link.room.network if author.network == NOSTR else NOSTR
+
+
+def _show(identity: Identity, target: str, before: Profile | None = None) -> list[Delivery]:
+    """Return the deliveries that show a profile, in the lane of the person's posts, before them."""
+    person, picture = identity.person, identity.profile.picture
+    stamp = f"{person.id} {identity.profile_at}"
+    shown = [Delivery(target, person.id, f"profile {stamp}", PutProfile(identity))]
+    if picture != (before.picture if before else None):
+        # A lane of its own: a slow picture must not hold up the notes.
+        shown.append(
+            Delivery(
+                target,
+                f"picture {person.id}",
+                f"picture {stamp}",
+                PutPicture(person, picture),
+                max_attempts=PICTURE_ATTEMPTS,
+            )
+        )
+    return shown
+
+
+def _profile_change(change: ProfileChange, facts: Facts) -> Plan:
+    known = facts.author
+    if known is None or not known.shown or facts.is_ours or facts.opted_out:
+        return NOTHING
+    if change.profile == known.profile:
+        return NOTHING
+    links = facts.followers if change.room is None else (facts.link,) if facts.link else ()
+    # Of two profiles within a second the later to arrive wins, as replaceable events need: by time.
+    at = max(change.at_ms // 1000, known.profile_at + 1)
+    if not links:
+        return NOTHING
+    identity = replace(known, profile=change.profile, profile_at=at)
+    target = _target(change.author, links[0])
+    return Plan((Known(identity),), tuple(_show(identity, target, known.profile)))
+
+
+def _delete(delete: Delete, facts: Facts) -> Plan:
+    links = facts.followers if delete.room is None else (facts.link,) if facts.link else ()
+    changes = tuple(Withdrawn(target, delete.by) for target in delete.targets) if links else ()
+    deliveries = []
+    for copy in facts.copies:
+        moderated = facts.room is not None and facts.room.may_redact
+        if copy.author != delete.by and not moderated:
+            continue
+        author = facts.author
+        if author is None or author.person != copy.author:
+            continue
+        act = Withdraw(author, (copy,), delete.at_ms, profile_too=False)
+        key = f"withdraw {copy.origin.id} {copy.target}".rstrip()
+        deliveries.append(Delivery(copy.network, copy.author.id, key, act, copy))
+    return Plan(changes, tuple(deliveries))
+
+
+def _invitation(invitation: Invitation) -> Plan:
+    room = invitation.room
+    accept = Delivery(room.network, room.id, f"accept {invitation.ref.id}", Accept(room))
+    return Plan(deliveries=(accept, _tell(invitation.ref, room, f"Hello. Write {PREFIX} help.")))
+
+
+def _room_closed(closed: RoomClosed, facts: Facts) -> Plan:
+    if facts.link is None:
+        return NOTHING
+    text = f"This room is no longer linked with Nostr: {closed.why}."
+    return Plan((LinkEnded(closed.room),), (_tell(closed.ref, closed.room, text),))
+
+
+def _tell(answers: Ref, room: Ref, text: str) -> Delivery:
+    return Delivery(room.network, room.id, f"tell {answers.id}", Tell(room, text))
+
+
+def _command(command: Command, facts: Facts) -> Plan:
+    order = parse_order(command.text)
+    match order:
+        case Explain(text):
+            return _answer(command, text)
+        case LinkRoom(pubkey):
+            return _link(command, Ref(NOSTR, pubkey), facts)
+        case UnlinkRoom():
+            return _unlink(command, facts)
+        case OptOut():
+            return _opt_out(command, facts)
+        case OptIn():
+            answer = "What you write in linked rooms is published on Nostr again, from now on."
+            return Plan((OptedIn(command.by),), (_tell(command.ref, command.room, answer),))
+        case _:
+            assert_never(order)
+
+
+def _answer(command: Command, text: str) -> Plan:
+    return Plan(deliveries=(_tell(command.ref, command.room, text),))
+
+
+_POWERLESS = "Only someone with the power to change this room's settings can do that."
+
+
+def _link(command: Command, follows: Ref, facts: Facts) -> Plan:
+    room = facts.room
+    if room is None:
+        return _answer(command, "I cannot see this room's settings.")
+    if not room.may_administer:
+        return _answer(command, _POWERLESS)
+    if room.encrypted:
+        return _answer(command, "An encrypted room cannot be linked to public notes.")
+    if not room.world_readable:
+        return _answer(
+            command,
+            "This room cannot be linked to public notes, for not everyone can read it. "
+            "Let anyone read its history first.",
+        )
+    if facts.link is not None:
+        return _answer(command, f"This room is already linked. Write {PREFIX} unlink first.")
+    if facts.is_ours:
+        return _answer(command, "That account belongs to someone whom this bridge mirrors.")
+    changes: list[Change] = [LinkMade(Link(command.room, follows, command.at_ms, command.by))]
+    deliveries: list[Delivery] = []
+    profile = facts.looked_up or Profile(None, None)
+    if facts.author is None or facts.author.profile != profile:
+        before = facts.author.profile if facts.author else None
+        # Any profile that arrives later counts as newer.
+        identity = Identity(follows, profile, facts.author.profile_at if facts.author else 0)
+        changes.append(Known(identity))
+        deliveries += _show(identity, command.room.network, before)
+    text = (
+        f"This room is now linked with {profile.name or 'the account'} on Nostr. From now on, what anyone "
+        "writes here also becomes a public Nostr note: everybody can read and copy it, and taking it back "
+        f"may fail. If you do not want that for what you write, say {PREFIX} optout."
+    )
+    return Plan(tuple(changes), (*deliveries, _tell(command.ref, command.room, text)))
+
+
+def _unlink(command: Command, facts: Facts) -> Plan:
+    if facts.link is None:
+        return _answer(command, "This room is not linked.")
+    if facts.room is None or not facts.room.may_administer:
+        return _answer(command, _POWERLESS)
+    told = _tell(command.ref, command.room, "This room is no longer linked with Nostr.")
+    return Plan((LinkEnded(command.room),), (told,))
+
+
+def _opt_out(command: Command, facts: Facts) -> Plan:
+    author = facts.author
+    changes: list[Change] = [OptedOut(command.by, NOSTR, command.by.id, command.at_ms)]
+    deliveries: list[Delivery] = []
+    if author is not None:
+        at = max(command.at_ms // 1000, author.profile_at)
+        # The profile that follows an opt-in must be newer than the deletion of this one.
+        changes.append(Known(replace(author, profile=Profile(None, None), profile_at=at, shown=False)))
+        for start in range(0, max(len(facts.copies), 1), MAX_WITHDRAWN):
+            copies = facts.copies[start : start + MAX_WITHDRAWN]
+            act = Withdraw(author, copies, at * 1000, profile_too=start == 0)
+            key = f"withdraw all {command.ref.id} {start}"
+            deliveries.append(Delivery(NOSTR, command.by.id, key, act))
+    text = "What you write is not published on Nostr any more, and relays are asked to delete what was."
+    return Plan(tuple(changes), (*deliveries, _tell(command.ref, command.room, text)))
