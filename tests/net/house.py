@@ -1,0 +1,321 @@
+"""A whole relay in this process, without sockets: the real features, engine, session and connection.
+
+Only the two ends of the WebSocket are played here: what the client says is fed to the connection, and
+the frames that it writes are read back.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, cast
+
+import orjson
+import pytest
+from aiohttp import WSMessage, WSMsgType, web
+
+from relay import features, policies
+from relay.config import RelayConfig
+from relay.engine.feature import Context, Feature, Origin
+from relay.engine.relay import Relay
+from relay.net.board import Board
+from relay.net.connection import AiohttpPipe, Connection
+from relay.nostr.event import Event, PubKey
+from relay.nostr.keys import SecretKey
+from relay.store.api import Store
+from relay.store.memory import MemoryStore
+from tests.events import Clock, author, event
+
+URL = "ws://relay.test/"
+ADDRESS = "192.0.2.1"
+RELAY_KEY = author("the relay itself")
+ANSWER_SECONDS = 10
+"""How long a test waits for an answer before it fails."""
+
+
+class Wire:
+    """The writing half: reads whole frames back, and can stop taking any."""
+
+    def __init__(self) -> None:
+        self.payloads: asyncio.Queue[bytes] = asyncio.Queue()
+        self.writes = 0
+        self.held = 0
+        """Bytes that were written and that the client has not taken."""
+        self.aborted = False
+        self._moves = asyncio.Event()
+        self._moves.set()
+
+    def stall(self, held: int = 1) -> None:
+        """Take nothing more until `move`; `held` bytes lie in the socket's buffer."""
+        self._moves.clear()
+        self.held = held
+
+    def move(self) -> None:
+        """Take everything again."""
+        self._moves.set()
+        self.held = 0
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        for payload in payloads(data):
+            self.payloads.put_nowait(payload)
+
+    def get_write_buffer_size(self) -> int:
+        return self.held
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+        self._moves.set()
+
+    @property
+    def is_full(self) -> bool:
+        return not self._moves.is_set()
+
+    async def drain(self) -> None:
+        await self._moves.wait()
+        if self.aborted:
+            raise ConnectionResetError("aborted")
+
+
+class Socket:
+    """The reading half: hands over what the test says, and remembers how it was closed."""
+
+    def __init__(self) -> None:
+        self._said: asyncio.Queue[WSMessage] = asyncio.Queue()
+        self.closed: tuple[int, bytes] | None = None
+        """(code, reason) of the relay's goodbye."""
+
+    def say(self, type_: WSMsgType, data: object = None) -> None:
+        self._said.put_nowait(WSMessage(type_, data, None))
+
+    async def receive(self) -> WSMessage:
+        return await self._said.get()
+
+    async def close(self, *, code: int, message: bytes) -> None:
+        self.closed = (int(code), message)
+        self.say(WSMsgType.CLOSED)
+
+
+class Client:
+    """One connection, from the client's side."""
+
+    def __init__(self, house: "House", address: str, url: str) -> None:
+        self.wire, self.socket = Wire(), Socket()
+        self.connection = Connection(
+            1,
+            cast(web.WebSocketResponse, self.socket),
+            cast(AiohttpPipe, self.wire),
+            house.relay,
+            house.config,
+            Origin(address=address, url=url),
+            house.board,
+            house.board.slot(address),
+            house.spawn,
+            frozenset(map(PubKey, house.config.trust_bridge_keys)),
+        )
+        self.challenge = ""
+        self.served = house.spawn(self.connection.run())
+        """Done when the connection has ended."""
+        self._url = url
+        self._aside: deque[list[Any]] = deque()
+
+    def send(self, *message: object) -> None:
+        """Say one message, given as its JSON values."""
+        self.send_text(orjson.dumps(message))
+
+    def send_text(self, text: bytes) -> None:
+        """Say these bytes in a text frame."""
+        self.socket.say(WSMsgType.TEXT, text)
+
+    def send_event(self, published: Event) -> None:
+        self.send("EVENT", values(published))
+
+    async def receive(self) -> list[Any]:
+        """Return the relay's next message."""
+        return self._aside.popleft() if self._aside else await self._next()
+
+    async def heard(self) -> list[list[Any]]:
+        """Return all that the relay has said until now: the answer to a question asked now ends it."""
+        self.send("BARRIER")
+        heard = list(self._aside)
+        self._aside.clear()
+        while (message := await self._next())[0] != "NOTICE" or "'BARRIER'" not in message[1]:
+            heard.append(message)
+        return heard
+
+    async def publish(self, published: Event) -> tuple[bool, str]:
+        """Publish; return what the OK says."""
+        self.send_event(published)
+        return await self._ok(published.id)
+
+    async def authenticate(self, key: SecretKey, created_at: int, **changed: str) -> tuple[bool, str]:
+        """Prove a key; `changed` are tags to say otherwise. Return what the OK says."""
+        tags = {"relay": self._url, "challenge": self.challenge, **changed}
+        return await self.authenticate_with(event(key, 22242, created_at=created_at, tags=list(tags.items())))
+
+    async def authenticate_with(self, proof: Event) -> tuple[bool, str]:
+        """Send any event as AUTH; return what the OK says."""
+        self.send("AUTH", values(proof))
+        return await self._ok(proof.id)
+
+    async def subscribe(self, name: str, *filters: dict[str, object]) -> list[str]:
+        """Open a subscription; return the contents of the stored events."""
+        answers = await self.request("REQ", name, *filters)
+        assert answers[-1] == ["EOSE", name], answers[-1]
+        return [answer[2]["content"] for answer in answers[:-1]]
+
+    async def find(self, *filters: dict[str, object]) -> list[str]:
+        """Return the contents of the stored events that match."""
+        found = await self.subscribe("find", *filters)
+        self.send("CLOSE", "find")
+        return found
+
+    async def count(self, *filters: dict[str, object]) -> int:
+        """Return what COUNT says."""
+        (answer,) = await self.request("COUNT", "count", *filters)
+        assert answer[0] == "COUNT", answer
+        count = answer[2]["count"]
+        assert type(count) is int
+        return count
+
+    async def refusal(self, verb: str, *filters: dict[str, object]) -> str:
+        """Return why this REQ or COUNT is refused."""
+        (answer,) = await self.request(verb, "refused", *filters)
+        assert answer[:2] == ["CLOSED", "refused"], answer
+        return str(answer[2])
+
+    async def live(self) -> list[tuple[str, str]]:
+        """Return the live events that have come, as (subscription, content); nothing else may have."""
+        heard = await self.heard()
+        assert all(message[0] == "EVENT" for message in heard), heard
+        return [(message[1], message[2]["content"]) for message in heard]
+
+    async def request(self, verb: str, name: str, *filters: dict[str, object]) -> list[list[Any]]:
+        """Ask; return the answers, the one that ends them included."""
+        self.send(verb, name, *filters)
+        answers: list[list[Any]] = []
+        while not answers or answers[-1][0] not in ("EOSE", "CLOSED", "COUNT"):
+            message = await self._next()
+            if len(message) > 1 and message[1] == name:
+                answers.append(message)
+            else:
+                self._aside.append(message)
+        return answers
+
+    async def leave(self) -> None:
+        """Close the connection from the client's side."""
+        self.socket.say(WSMsgType.CLOSE)
+        await self.served
+
+    async def _ok(self, id_: str) -> tuple[bool, str]:
+        while (message := await self._next())[:2] != ["OK", id_]:
+            self._aside.append(message)
+        return message[2], message[3]
+
+    async def _next(self) -> list[Any]:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            message = orjson.loads(await self.wire.payloads.get())
+        assert type(message) is list
+        return message
+
+
+class House:
+    """One relay and its clients."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        config: RelayConfig | None = None,
+        *,
+        store: Store | None = None,
+        extra: Sequence[Feature] = (),
+        alone: bool = True,
+    ) -> None:
+        """`extra` features stand behind the operator's policies; `alone`: there is no other process."""
+        self.clock = clock
+        self.config = config or RelayConfig()
+        self.store = store or MemoryStore()
+        context = Context(key=RELAY_KEY)
+        first = (*policies.enabled(self.config, context), *extra)
+        self.relay = Relay(
+            self.store,
+            features.enabled(self.config, context, first),
+            max_limit=self.config.limits.max_limit,
+            buffer_bytes=self.config.limits.max_outbox_bytes,
+            now=clock,
+            alone=alone,
+        )
+        self.board = Board.create(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: list[BaseException] = []
+
+    async def __aenter__(self) -> "House":
+        ready = asyncio.Event()
+        self.spawn(self.relay.run(ready))
+        await ready.wait()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(tuple(self._tasks))
+        os.close(self.board.fd)
+        # A task that failed is a bug, whatever the test looked at.
+        assert self._failures == []
+
+    async def connect(self, address: str = ADDRESS, *, url: str = URL) -> Client:
+        """Return a client that has heard its challenge."""
+        client = Client(self, address, url)
+        name, client.challenge = await client.receive()
+        assert name == "AUTH"
+        return client
+
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Start a task that this house owns."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failures.append(failure)
+
+
+def values(shown: Event) -> dict[str, Any]:
+    """Return the event as JSON values."""
+    return {name: getattr(shown, name) for name in Event.__slots__}
+
+
+def payloads(data: bytes) -> list[bytes]:
+    """Split bytes into the payloads of the whole, unmasked text frames that they must be."""
+    found = []
+    while data:
+        assert data[0] == 0x81, "not a whole text frame"
+        length, start = data[1], 2
+        if length == 126:
+            length, start = int.from_bytes(data[2:4], "big"), 4
+        elif length == 127:
+            length, start = int.from_bytes(data[2:10], "big"), 10
+        assert len(data) >= start + length, "a frame is cut"
+        found.append(data[start : start + length])
+        data = data[start + length :]
+    return found
+
+
+@pytest.fixture
+async def house(clock: Clock) -> AsyncIterator[House]:
+    """A relay with default settings, alone on a memory store."""
+    async with House(clock) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(house: House) -> Client:
+    """A connection to the house."""
+    return await house.connect()
