@@ -103,10 +103,13 @@ def _unknown_variables(model: type[BaseModel], known: frozenset[str]) -> list[Mi
     return mistakes
 
 
-class Loader(Protocol):
+C_co = TypeVar("C_co", covariant=True)
+
+
+class Loader(Protocol[C_co]):
     """How a command gets the configuration: click's context holds one (`context.obj`)."""
 
-    def __call__(self, file: Path | None, overrides: Mapping[str, object]) -> Settings:
+    def __call__(self, file: Path | None, overrides: Mapping[str, object]) -> C_co:
         """Read it; ends the program with status 2 and a report if it is wrong."""
 
 
