@@ -1,0 +1,129 @@
+"""What travels between worker processes and the writer process: marshalled tuples in counted frames.
+
+Both ends are the same installation on the same machine, and the socket belongs to one user
+(mode 0600): so `marshal`, the fastest there is, and no versions but one check when they meet.
+"""
+
+import asyncio
+import marshal
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+
+PROTOCOL = (1, sys.version_info[:2], marshal.version)
+"""Said by the writer in HELLO; marshal's format belongs to a version of Python."""
+
+MAX_FRAME_BYTES = 256 * 2**20
+"""Holds the longest message that the configuration allows (64 MiB) and its index entries."""
+
+_LENGTH = struct.Struct("<I")
+# Linux: sizeof(sun_path) is 108, with the closing NUL.
+_MAX_SOCKET_PATH = 107
+
+
+class Say(IntEnum):
+    """The first item of every message."""
+
+    HELLO = 1
+    """Writer → worker, first: PROTOCOL, head."""
+    WRITE = 2
+    """Worker → writer: number, list of prepared writes."""
+    SWEEP = 3
+    """Worker → writer: number, unix seconds."""
+    DONE = 4
+    """Writer → worker: number, and outcomes as their values, or for SWEEP how many were removed."""
+    FAILED = 5
+    """Writer → worker: number, text."""
+    BELL = 6
+    """Writer → worker: after, upto, list of (seq, created_at, json) or None."""
+    EPHEMERAL = 7
+    """Either way: list of canonical JSON."""
+
+
+class FrameTooLong(Exception):
+    """A message does not fit into a frame, or the other end announced one that cannot be right."""
+
+
+def encode(*message: object) -> bytes:
+    """Return a message as one frame. Raises FrameTooLong."""
+    body = marshal.dumps(message)  # type: ignore[arg-type]  # it checks while it writes
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameTooLong(f"a message of {len(body)} bytes is longer than {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts the bytes of a stream into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, tuple[object, ...]]]:
+        """Yield (bytes, message) for every message that is complete now. Raises FrameTooLong."""
+        buffer = self._buffer
+        buffer += data
+        start, end = 0, len(buffer)
+        with memoryview(buffer) as view:
+            while end - start >= 4:
+                (length,) = _LENGTH.unpack_from(view, start)
+                if length > MAX_FRAME_BYTES:
+                    raise FrameTooLong(f"a frame of {length} bytes was announced")
+                if end - start < 4 + length:
+                    break
+                yield 4 + length, marshal.loads(view[start + 4 : start + 4 + length])
+                start += 4 + length
+        del buffer[:start]
+
+
+class FrameStream(asyncio.Protocol):
+    """One end of a connection: hands on messages, and knows whether the other end keeps up."""
+
+    def __init__(self) -> None:
+        self._reader = FrameReader()
+        self.transport: asyncio.Transport | None = None
+        """None before the connection is made and after it is lost."""
+        self.is_slow = False
+        """The other end has not taken what was sent; only what must not be lost may be sent now."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+
+    def data_received(self, data: bytes) -> None:
+        for size, message in self._reader.feed(data):
+            self.message_received(size, message)
+
+    def message_received(self, size: int, message: tuple[object, ...]) -> None:
+        """Take one message; `size` is its frame's length in bytes."""
+        raise NotImplementedError
+
+    def pause_writing(self) -> None:
+        self.is_slow = True
+
+    def resume_writing(self) -> None:
+        self.is_slow = False
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame; does nothing on a lost connection."""
+        if self.transport is not None:
+            self.transport.write(frame)
+
+
+@contextmanager
+def socket_address(path: Path) -> Iterator[str]:
+    """Give a name for a unix socket that the kernel takes, however deep the path is."""
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

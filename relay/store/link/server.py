@@ -1,0 +1,347 @@
+"""The writer process's end: takes batches from all workers, commits them together, rings their bells."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from relay.store.api import Seq, StoreError
+from relay.store.link.frames import PROTOCOL, FrameStream, Say, encode, socket_address
+from relay.store.sqlite import Committed, Prepared, SqliteWriter
+
+log = structlog.get_logger(__name__)
+
+MAX_COMMIT_EVENTS = 4_000
+MAX_COMMIT_BYTES = 32 * 2**20
+"""Bounds how long one commit keeps others waiting; a longer batch is committed alone."""
+MAX_PENDING_BYTES = 32 * 2**20
+"""Of one worker's uncommitted batches; beyond it the worker is not read from."""
+MAX_PUSH_BYTES = 8 * 2**20
+"""Unsent bytes of one worker, beyond which it gets bells without rows and no ephemeral events."""
+TICK_SECONDS = 1.0
+"""Between sweeps of expired events."""
+HANG_UP_SECONDS = 5.0
+"""For workers to take their last answers."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    worker: "_Worker"
+    number: int
+    prepared: list[Prepared]
+    size: int
+    """Bytes of its frame."""
+
+
+@dataclass(slots=True)
+class _Sweep:
+    now: int
+    worker: "_Worker | None" = None
+    """Who asked; None for the clock."""
+    number: int = 0
+    removed: int = 0
+    """By the slices done so far."""
+
+
+class WriterServer:
+    """Feeds one `SqliteWriter` with what all workers send, until it is stopped."""
+
+    def __init__(
+        self, writer: SqliteWriter, socket_path: Path, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._writer = writer
+        self._socket_path = socket_path
+        self._now = now
+        self._head = writer.head
+        self._workers: set[_Worker] = set()
+        self._pending: deque[_Batch] = deque()
+        self._sweeps: deque[_Sweep] = deque()
+        self._awake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "writer")
+        self._checkpoint_thread = ThreadPoolExecutor(1, "checkpoint")
+        self._checkpoint: asyncio.Future[None] | None = None
+        self.is_stopping = False
+
+    async def run(self, ready: Callable[[], None], stop: asyncio.Event) -> None:
+        """Serve until `stop` is set; then commit what has arrived, answer it, and hang up.
+
+        Calls `ready` once workers can connect. Raises StoreError when the socket cannot be made.
+        """
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(lambda: _Worker(self), sock=_listen(self._socket_path))
+        try:
+            ready()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._work())
+                ticking = tasks.create_task(self._tick())
+                await stop.wait()
+                ticking.cancel()
+                self.is_stopping = True
+                self._awake.set()
+                for worker in self._workers:
+                    worker.stop_reading()
+        finally:
+            server.close()
+            self._socket_path.unlink(missing_ok=True)
+            await self._hang_up()
+            self._thread.shutdown()
+            self._checkpoint_thread.shutdown()
+
+    # What workers report
+
+    def join(self, worker: "_Worker") -> None:
+        """Greet a worker: bells go on from the head that it is told."""
+        self._workers.add(worker)
+        worker.send(encode(Say.HELLO, PROTOCOL, self._head))
+
+    def leave(self, worker: "_Worker") -> None:
+        """Forget a worker. What it sent is committed all the same."""
+        self._workers.discard(worker)
+        if worker.dropped_ephemeral:
+            log.warning("a worker was too slow for ephemeral events", dropped=worker.dropped_ephemeral)
+
+    def enqueue(self, work: "_Batch | _Sweep") -> None:
+        """Have something done, in its turn."""
+        if isinstance(work, _Batch):
+            self._pending.append(work)
+        else:
+            self._sweeps.append(work)
+        self._awake.set()
+
+    def pass_on(self, sender: "_Worker", rows: list[bytes]) -> None:
+        """Send ephemeral events to the other workers; the sender has told its own followers."""
+        frame = encode(Say.EPHEMERAL, rows)
+        for worker in self._workers:
+            if worker is not sender:
+                worker.tell(len(rows), frame)
+
+    # Work
+
+    async def _work(self) -> None:
+        untidy = True
+        while True:
+            self._awake.clear()
+            if self._pending or self._sweeps:
+                # A slice of a sweep after each commit: neither keeps the other waiting for ever.
+                if self._pending:
+                    await self._commit(self._next_group())
+                if self._sweeps:
+                    await self._sweep_slice(self._sweeps[0])
+                untidy = True
+            elif self.is_stopping:
+                return
+            elif untidy:
+                untidy = await self._tidy()
+            else:
+                await self._awake.wait()
+
+    def _next_group(self) -> list[_Batch]:
+        """Take the batches of the next transaction: all that wait, within bounds."""
+        group: list[_Batch] = []
+        events = size = 0
+        while self._pending:
+            events += len(self._pending[0].prepared)
+            size += self._pending[0].size
+            if group and (events > MAX_COMMIT_EVENTS or size > MAX_COMMIT_BYTES):
+                break
+            group.append(self._pending.popleft())
+        return group
+
+    async def _commit(self, group: list[_Batch]) -> None:
+        prepared = [one for batch in group for one in batch.prepared]
+        try:
+            done, checkpoint_due = await self._in_thread(lambda: self._commit_in_thread(prepared))
+        except Exception as error:
+            if len(group) > 1:
+                # One batch may be at fault, and the others must not fail for it.
+                for batch in group:
+                    await self._commit([batch])
+                return
+            if isinstance(error, StoreError):
+                log.error("a commit failed", events=len(prepared), error=str(error))
+            else:
+                # A mistake of ours in this batch: the others' can still be committed.
+                log.exception("a commit failed", events=len(prepared))
+            group[0].worker.answer(group[0], encode(Say.FAILED, group[0].number, str(error)))
+            return
+        start = 0
+        for batch in group:
+            end = start + len(batch.prepared)
+            outcomes = [outcome.value for outcome in done.outcomes[start:end]]
+            batch.worker.answer(batch, encode(Say.DONE, batch.number, outcomes))
+            start = end
+        if done.upto > done.after:
+            self._ring(done)
+        if checkpoint_due and self._checkpoint is None:
+            loop = asyncio.get_running_loop()
+            self._checkpoint = loop.run_in_executor(self._checkpoint_thread, self._writer.checkpoint)
+            self._checkpoint.add_done_callback(self._on_checkpoint)
+
+    def _commit_in_thread(self, prepared: list[Prepared]) -> tuple[Committed, bool]:
+        return self._writer.commit(prepared), self._writer.checkpoint_due()
+
+    def _on_checkpoint(self, done: "asyncio.Future[None]") -> None:
+        self._checkpoint = None
+        if not done.cancelled() and (error := done.exception()) is not None:
+            # The log grows meanwhile; the next commit asks for a checkpoint again.
+            log.error("a checkpoint failed", error=str(error))
+
+    def _ring(self, done: Committed) -> None:
+        self._head = done.upto
+        rows = None
+        if sum(len(row.json) for row in done.rows) <= MAX_PUSH_BYTES:
+            rows = [(row.seq, row.created_at, row.json) for row in done.rows]
+        frame = encode(Say.BELL, done.after, done.upto, rows)
+        for worker in self._workers:
+            worker.ring(done.after, done.upto, frame)
+
+    async def _sweep_slice(self, sweep: _Sweep) -> None:
+        try:
+            removed = await self._in_thread(lambda: self._writer.sweep(sweep.now))
+        except StoreError as error:
+            log.error("a sweep failed", error=str(error))
+            answer = encode(Say.FAILED, sweep.number, str(error))
+        else:
+            sweep.removed += removed
+            if removed:
+                return
+            answer = encode(Say.DONE, sweep.number, sweep.removed)
+        self._sweeps.popleft()
+        if sweep.worker is not None:
+            sweep.worker.send(answer)
+
+    async def _tidy(self) -> bool:
+        """Use idle time for the tiers; whether more is due."""
+        try:
+            return await self._in_thread(self._writer.tidy)
+        except StoreError as error:
+            log.error("tidying the tiers failed", error=str(error))
+            return False
+
+    async def _tick(self) -> None:
+        while True:
+            if not self._sweeps:
+                self.enqueue(_Sweep(int(self._now())))
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _in_thread(self, do: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, do)
+
+    async def _hang_up(self) -> None:
+        """Close all connections, after what is still to be sent."""
+        gone = [asyncio.ensure_future(worker.closed.wait()) for worker in self._workers]
+        for worker in self._workers:
+            if worker.transport is not None:
+                worker.transport.close()
+        if gone:
+            _, late = await asyncio.wait(gone, timeout=HANG_UP_SECONDS)
+            for waiting in late:
+                waiting.cancel()
+        for worker in self._workers:
+            if worker.transport is not None:
+                worker.transport.abort()
+
+
+class _Worker(FrameStream):
+    """A connected worker process."""
+
+    def __init__(self, server: WriterServer) -> None:
+        super().__init__()
+        self._server = server
+        self._pending_bytes = 0
+        self._is_reading = True
+        self._missed: tuple[Seq, Seq] | None = None
+        """(after, upto) of the bells it was too slow for."""
+        self.dropped_ephemeral = 0
+        self.closed = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self.transport is not None
+        self.transport.set_write_buffer_limits(high=MAX_PUSH_BYTES)
+        self._server.join(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self.closed.set()
+        self._server.leave(self)
+
+    def message_received(self, size: int, message: tuple[object, ...]) -> None:
+        match message:
+            case (Say.WRITE, int(number), list(prepared)):
+                self._pending_bytes += size
+                if self._pending_bytes > MAX_PENDING_BYTES:
+                    self.stop_reading()
+                self._server.enqueue(_Batch(self, number, prepared, size))
+            case (Say.EPHEMERAL, list(rows)):
+                self._server.pass_on(self, rows)
+            case (Say.SWEEP, int(number), int(now)):
+                self._server.enqueue(_Sweep(now, self, number))
+            case _:
+                raise ValueError(f"a worker said {message[:1]!r}, which is not for the writer")
+
+    def stop_reading(self) -> None:
+        if self._is_reading and self.transport is not None:
+            self._is_reading = False
+            self.transport.pause_reading()
+
+    def answer(self, batch: _Batch, frame: bytes) -> None:
+        """Send a batch's answer, and read on where the worker had to wait."""
+        self.send(frame)
+        self._pending_bytes -= batch.size
+        if self._is_reading or self._server.is_stopping or self._pending_bytes > MAX_PENDING_BYTES:
+            return
+        if self.transport is not None:
+            self._is_reading = True
+            self.transport.resume_reading()
+
+    def ring(self, after: Seq, upto: Seq, frame: bytes) -> None:
+        """Send a bell; if the worker does not keep up, one without rows once it does again."""
+        if self.is_slow:
+            self._missed = (self._missed[0] if self._missed else after, upto)
+        else:
+            self.send(frame)
+
+    def tell(self, count: int, frame: bytes) -> None:
+        """Send ephemeral events; drop and count them if the worker does not keep up."""
+        if self.is_slow:
+            self.dropped_ephemeral += count
+        else:
+            self.send(frame)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._missed is not None:
+            after, upto = self._missed
+            self._missed = None
+            self.send(encode(Say.BELL, after, upto, None))
+
+
+def _listen(path: Path) -> socket.socket:
+    """Listen on a unix socket that only its owner may open, replacing what a dead writer left."""
+    fresh = path.with_name(path.name + ".new")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        with socket_address(fresh) as address:
+            listening.bind(address)
+        # Under its own name only when it is private and listens: nobody can come too early.
+        fresh.chmod(0o600)
+        listening.listen(64)
+        os.replace(fresh, path)
+    except OSError as error:
+        listening.close()
+        raise StoreError(f"cannot listen on {path}: {error}") from error
+    return listening

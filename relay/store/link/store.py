@@ -1,0 +1,101 @@
+"""The store of a worker process: it reads the database itself and writes through the writer process."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+from relay.store.api import Bell, Outcome, StoreError, Write
+from relay.store.link.client import ANSWER_SECONDS, WriterLink
+from relay.store.link.frames import Say
+from relay.store.sqlite import Hashes, Reading, prepare
+
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+
+
+class LinkedStore(Reading):
+    """A `Store` whose writes another process commits.
+
+    When the writer dies, batches that it has not answered are sent again to the next one; of these,
+    what was committed already comes back as DUPLICATE (or SUPERSEDED or DELETED by a later write of
+    the same batch), and its removals take effect.
+    """
+
+    def __init__(self, path: Path, link: WriterLink, followers: "_Followers", threads: int) -> None:
+        super().__init__(path, threads)
+        self._link = link
+        self._followers = followers
+        self._hashes = Hashes(self.key)
+
+    @classmethod
+    async def connect(
+        cls, path: Path, socket_path: Path, *, answer_seconds: float = ANSWER_SECONDS, threads: int = 2
+    ) -> "LinkedStore":
+        """Open a database whose writer listens on `socket_path`, waiting for it if need be.
+
+        `answer_seconds` bounds how long a write waits for the writer, restarts of it included.
+        Raises StoreError, StoreTooNew.
+        """
+        followers = _Followers()
+        link = WriterLink(socket_path, followers.ring, followers.tell, answer_seconds=answer_seconds)
+        # First the writer, which makes and migrates the database.
+        await link.connect()
+        try:
+            return cls(path, link, followers, threads)
+        except StoreError:
+            await link.close()
+            raise
+
+    async def write(self, batch: Sequence[Write]) -> list[Outcome]:
+        """See `Store.write`.
+
+        When the writer stays away, raises StoreError although the batch may be stored: the writer
+        may have died between its commit and its answer.
+        """
+        if not batch:
+            return []
+        outcomes = await self._link.ask(Say.WRITE, [prepare(write, self._hashes) for write in batch])
+        return [_OUTCOMES[value] for value in cast(list[int], outcomes)]
+
+    async def sweep(self, now: int) -> int:
+        """See `Store.sweep`; the writer also does so by itself, every second, by the wall clock."""
+        return cast(int, await self._link.ask(Say.SWEEP, now))
+
+    def listen(self, on_bell: Callable[[Bell], None]) -> None:
+        """See `Store.listen`. Bells are contiguous; one without rows stands for all that were missed."""
+        self._followers.on_bell.append(on_bell)
+
+    async def announce(self, rows: Sequence[bytes]) -> None:
+        """See `Store.announce`."""
+        if rows:
+            self._followers.tell(rows)
+            self._link.announce(rows)
+
+    def listen_ephemeral(self, on_events: Callable[[Sequence[bytes]], None]) -> None:
+        """See `Store.listen_ephemeral`."""
+        self._followers.on_events.append(on_events)
+
+    @property
+    def dropped_ephemeral(self) -> int:
+        """How many events could not be announced to other processes."""
+        return self._link.dropped_ephemeral
+
+    async def close(self) -> None:
+        """See `Store.close`: waits for the answers that are due; the writer checkpoints."""
+        await self._link.close()
+        await super().close()
+
+
+class _Followers:
+    """Who in this process listens to the store."""
+
+    def __init__(self) -> None:
+        self.on_bell: list[Callable[[Bell], None]] = []
+        self.on_events: list[Callable[[Sequence[bytes]], None]] = []
+
+    def ring(self, bell: Bell) -> None:
+        for ring in self.on_bell:
+            ring(bell)
+
+    def tell(self, rows: Sequence[bytes]) -> None:
+        for tell in self.on_events:
+            tell(rows)

@@ -1,0 +1,90 @@
+"""The writer process: `python -m relay.store.writer_process --database PATH --socket PATH`.
+
+The only process that writes the database. SIGTERM: commits what has arrived, answers it, checkpoints
+and exits 0. When it cannot serve, it says why in one line on standard error and exits 1.
+"""
+
+import argparse
+import asyncio
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvloop
+
+from relay.logs import start_logging
+from relay.settings import LogConfig
+from relay.store.api import StoreError
+from relay.store.link import WriterServer
+from relay.store.sqlite import SqliteWriter
+
+
+async def run(path: Path, socket_path: Path, ready: Callable[[], None], stop: asyncio.Event) -> None:
+    """Write the database for who connects to the socket, until `stop` is set.
+
+    Raises StoreError: the database is locked, damaged, or not a relay's; StoreTooNew.
+    """
+    with only_writer(path):
+        writer = SqliteWriter(path)
+        try:
+            await WriterServer(writer, socket_path).run(ready, stop)
+        finally:
+            writer.close()
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold the lock that makes this process the database's only writer. Raises StoreError.
+
+    The kernel lets go of it when the process ends, however it ends.
+    """
+    lock = path.with_name(path.name + ".lock")
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot open {lock}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{path} is in use: another process writes it") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+async def _run_until_terminated(path: Path, socket_path: Path, ready: Callable[[], None]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run(path, socket_path, ready, stop)
+
+
+def main() -> None:
+    """Run the process; its callers are the supervisor and the tests."""
+    parser = argparse.ArgumentParser(prog="relay.store.writer_process")
+    parser.add_argument("--database", type=Path, required=True)
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--ready-fd", type=int, help="where to write one line once workers can connect")
+    parser.add_argument("--log-level", default=LogConfig().level)
+    parser.add_argument("--log-format", default=LogConfig().format)
+    args = parser.parse_args()
+    start_logging(LogConfig(level=args.log_level, format=args.log_format))
+
+    def ready() -> None:
+        if args.ready_fd is not None:
+            os.write(args.ready_fd, b"ready\n")
+            os.close(args.ready_fd)
+
+    try:
+        uvloop.run(_run_until_terminated(args.database, args.socket, ready))
+    except StoreError as error:
+        sys.exit(f"torv writer: {error}")
+
+
+if __name__ == "__main__":
+    main()
