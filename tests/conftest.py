@@ -1,10 +1,15 @@
 """Fixtures every test may ask for."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.events import Clock
 
 pytest_plugins = ["tests.serving"]
+
+# How long an example takes depends on what else this machine does.
+settings.register_profile("torv", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("torv")
 
 
 @pytest.fixture
