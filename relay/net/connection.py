@@ -56,6 +56,8 @@ _FAILED = str(Refusal(Prefix.ERROR, "the relay could not read its database; try 
 _BINARY = str(invalid("binary frames have no meaning here; send JSON text"))
 
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
+_Question = tuple[type[Req] | type[Count], str]
+"""A REQ and a COUNT may bear one name."""
 
 
 class AiohttpPipe:
@@ -153,7 +155,7 @@ class Connection:
         )
         self._outbox = Outbox(pipe, limits.max_outbox_bytes, spawn, asyncio.get_running_loop())
         self._subscriptions: dict[str, Subscription] = {}
-        self._serving: dict[str, asyncio.Task[None]] = {}
+        self._serving: dict[_Question, asyncio.Task[None]] = {}
         self._scans: asyncio.Semaphore | None = None
         self._pending = 0
         self._room: asyncio.Event | None = None
@@ -186,6 +188,9 @@ class Connection:
                 taken += 1
                 if self._pending >= self._settings.limits.max_pending_events:
                     await self._await_answers()
+                if len(self._serving) > self._settings.limits.max_subscriptions:
+                    # Subscriptions are counted by the session; these are COUNTs that pile up.
+                    await asyncio.wait(self._serving.values(), return_when=asyncio.FIRST_COMPLETED)
                 if self._relay.intake.is_full:
                     await self._relay.intake.room()
                 if taken % MESSAGES_PER_TURN == 0:
@@ -263,7 +268,7 @@ class Connection:
                 if isinstance(answer, Refusal):
                     self._refuse(name, str(answer))
                 else:
-                    self._serve("COUNT " + name, self._send_count(name, answer))
+                    self._serve((Count, name), self._send_count(name, answer))
             case Close(name):
                 self._close(name)
 
@@ -296,19 +301,19 @@ class Connection:
         self._subscriptions[subscription.name] = subscription
         self._board.add(Counter.SUBSCRIPTIONS_OPEN)
         self._relay.open(subscription)
-        self._serve(subscription.name, self._send_stored(subscription))
+        self._serve((Req, subscription.name), self._send_stored(subscription))
 
-    def _serve(self, name: str, work: Coroutine[None, None, None]) -> None:
-        earlier = self._serving.pop(name, None)
+    def _serve(self, question: _Question, work: Coroutine[None, None, None]) -> None:
+        earlier = self._serving.pop(question, None)
         if earlier is not None:
             earlier.cancel()
         task = self._spawn(self._at_edge(work))
-        self._serving[name] = task
-        task.add_done_callback(lambda done: self._served(name, done))
+        self._serving[question] = task
+        task.add_done_callback(lambda done: self._served(question, done))
 
-    def _served(self, name: str, task: asyncio.Task[None]) -> None:
-        if self._serving.get(name) is task:
-            del self._serving[name]
+    def _served(self, question: _Question, task: asyncio.Task[None]) -> None:
+        if self._serving.get(question) is task:
+            del self._serving[question]
 
     async def _at_edge(self, work: Coroutine[None, None, None]) -> None:
         if self._scans is None:
@@ -356,7 +361,7 @@ class Connection:
             count = await self._relay.count(filters, self.origin)
         except StoreError as error:
             log.error("a count could not be made", connection=self.number, error=str(error))
-            self._send(Closed(name, _FAILED))
+            self._refuse(name, _FAILED)
             return
         self._send(Counted(name, count))
 
@@ -367,7 +372,7 @@ class Connection:
             return
         self._relay.close(subscription)
         self._board.add(Counter.SUBSCRIPTIONS_OPEN, -1)
-        task = self._serving.pop(name, None)
+        task = self._serving.pop((Req, name), None)
         if task is not None:
             task.cancel()
         self._outbox.drop(subscription)
@@ -376,10 +381,11 @@ class Connection:
         """End a subscription from our side; it may have been closed or replaced meanwhile."""
         if self._subscriptions.get(subscription.name) is not subscription:
             return
-        self._close(subscription.name)
         self._refuse(subscription.name, reason)
 
     def _refuse(self, name: str, reason: str) -> None:
+        # The client cannot tell whether its COUNT or its subscription of that name has ended.
+        self._close(name)
         self._session.ended(name)
         self._board.add(Counter.REQUESTS_REFUSED)
         self._send(Closed(name, reason))
