@@ -207,6 +207,7 @@ class RelayClient:
         try:
             await asyncio.wait({self._reader})
         finally:
+            self._lose("the connection was closed")
             await self._connection.close()
         if not self._reader.cancelled():
             self._reader.result()
@@ -326,10 +327,14 @@ class RelayClient:
         with self._awaiting_answer():
             await self._within(self._challenged.wait(), "challenge")
             self._check_connected()
-            assert self._authenticated is not None
-            ok = await self._within(asyncio.shield(self._authenticated), "OK to AUTH")
+            ok = await self._within(self._judgement(), "OK to AUTH")
         if not ok.accepted:
             raise self._rejected(ok.reason)
+
+    @property
+    def held_bytes(self) -> int:
+        """How much has arrived for all subscriptions and was not yet taken, in bytes of messages."""
+        return sum(inbox.held_bytes for inbox in self._inboxes.values())
 
     # What is sent.
 
@@ -407,12 +412,21 @@ class RelayClient:
         self._check_connected()
         if self._authenticated is not None and not self._authenticated.done():
             with self._awaiting_answer():
-                await self._within(asyncio.shield(self._authenticated), "OK to AUTH")
+                await self._within(self._judgement(), "OK to AUTH")
+
+    async def _judgement(self) -> Ok:
+        """Wait for the OK to the answer to the latest challenge; there must have been one."""
+        while True:
+            latest = self._authenticated
+            assert latest is not None
+            ok = await asyncio.shield(latest)
+            if latest is self._authenticated:
+                return ok
 
     # What is received.
 
     async def _read(self, connection: ClientConnection) -> None:
-        why = "the connection was closed"
+        why = "the connection broke"
         try:
             while True:
                 await self._may_read.wait()
@@ -430,6 +444,9 @@ class RelayClient:
             why = str(error)
         except Unreachable as error:
             why = error.text
+        except asyncio.CancelledError:
+            why = "the connection was closed"
+            raise
         finally:
             self._lose(why)
 
@@ -500,6 +517,8 @@ class RelayClient:
             log.warning("discarding what relay=%s sends: %.200s", self.url, why)
 
     def _lose(self, why: str) -> None:
+        if self._lost is not None:
+            return
         self._lost = why
         for inbox in self._inboxes.values():
             inbox.end(self._unreachable(why))
