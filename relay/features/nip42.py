@@ -13,6 +13,8 @@ from relay.nostr.tags import first_value
 
 # NIP-42: "close (e.g. within ~10 minutes) to the current time".
 MAX_CLOCK_SKEW_SECONDS = 600
+MAX_KEYS = 64
+"""Keys that one connection may prove; veils look at all of them."""
 
 _CREDENTIALS = frozenset({kinds.CLIENT_AUTH, kinds.BLOSSOM_AUTH, kinds.HTTP_AUTH})
 
@@ -47,7 +49,10 @@ def authenticate(message: ClientMessage, conversation: Conversation, now: int) -
     if not isinstance(message, Auth):
         raise TypeError(f"not an AUTH message: {type(message).__name__}")
     event = message.event
+    proved = conversation.origin.authenticated
     refusal = refuse_proof(event, conversation.challenge, conversation.origin.url, now)
+    if refusal is None and len(proved) >= MAX_KEYS and event.pubkey not in proved:
+        refusal = Refusal(Prefix.RESTRICTED, f"at most {MAX_KEYS} keys on one connection")
     if refusal is None:
         conversation.authenticate(event.pubkey)
         return [Ok(event.id, True, "")]

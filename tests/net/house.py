@@ -7,7 +7,7 @@ the frames that it writes are read back.
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
 import orjson
@@ -25,6 +25,9 @@ from relay.nostr.keys import SecretKey
 from relay.store.api import Store
 from relay.store.memory import MemoryStore
 from tests.events import Clock, author, event
+
+Filter = Mapping[str, object]
+"""A filter's JSON values."""
 
 URL = "ws://relay.test/"
 ADDRESS = "192.0.2.1"
@@ -161,19 +164,19 @@ class Client:
         self.send("AUTH", values(proof))
         return await self._ok(proof.id)
 
-    async def subscribe(self, name: str, *filters: dict[str, object]) -> list[str]:
+    async def subscribe(self, name: str, *filters: Filter) -> list[str]:
         """Open a subscription; return the contents of the stored events."""
         answers = await self.request("REQ", name, *filters)
         assert answers[-1] == ["EOSE", name], answers[-1]
         return [answer[2]["content"] for answer in answers[:-1]]
 
-    async def find(self, *filters: dict[str, object]) -> list[str]:
+    async def find(self, *filters: Filter) -> list[str]:
         """Return the contents of the stored events that match."""
         found = await self.subscribe("find", *filters)
         self.send("CLOSE", "find")
         return found
 
-    async def count(self, *filters: dict[str, object]) -> int:
+    async def count(self, *filters: Filter) -> int:
         """Return what COUNT says."""
         (answer,) = await self.request("COUNT", "count", *filters)
         assert answer[0] == "COUNT", answer
@@ -181,7 +184,7 @@ class Client:
         assert type(count) is int
         return count
 
-    async def refusal(self, verb: str, *filters: dict[str, object]) -> str:
+    async def refusal(self, verb: str, *filters: Filter) -> str:
         """Return why this REQ or COUNT is refused."""
         (answer,) = await self.request(verb, "refused", *filters)
         assert answer[:2] == ["CLOSED", "refused"], answer
@@ -193,7 +196,7 @@ class Client:
         assert all(message[0] == "EVENT" for message in heard), heard
         return [(message[1], message[2]["content"]) for message in heard]
 
-    async def request(self, verb: str, name: str, *filters: dict[str, object]) -> list[list[Any]]:
+    async def request(self, verb: str, name: str, *filters: Filter) -> list[list[Any]]:
         """Ask; return the answers, the one that ends them included."""
         self.send(verb, name, *filters)
         answers: list[list[Any]] = []
