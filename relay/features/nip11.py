@@ -9,7 +9,6 @@ from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature, HttpRequest, HttpResponse, Route
 
 MEDIA_TYPE = "application/nostr+json"
-SOFTWARE = "torv"
 
 # "Relays MUST accept CORS requests by sending Access-Control-Allow-Origin,
 # Access-Control-Allow-Headers, and Access-Control-Allow-Methods headers."
@@ -38,7 +37,6 @@ def document(config: RelayConfig, context: Context, features: Sequence[Feature])
         **{name: text for name, text in texts.items() if text},
         "self": context.key.public,
         "supported_nips": supported_nips(features),
-        "software": SOFTWARE,
         "version": __version__,
         "limitation": dict(sorted(limits.items())),
     }
