@@ -362,7 +362,9 @@ def _link(command: Command, follows: Ref, facts: Facts) -> Plan:
         return _answer(command, f"This room is already linked. Write {PREFIX} unlink first.")
     if facts.is_ours:
         return _answer(command, "That account belongs to someone whom this bridge mirrors.")
-    changes: list[Change] = [LinkMade(Link(command.room, follows, command.at_ms, command.by))]
+    # Notes are dated in whole seconds: one from the very second of the command is not older than it.
+    since_ms = command.at_ms // 1000 * 1000
+    changes: list[Change] = [LinkMade(Link(command.room, follows, since_ms, command.by))]
     deliveries: list[Delivery] = []
     profile = facts.looked_up or Profile(None, None)
     if facts.author is None or facts.author.profile != profile:

@@ -253,7 +253,10 @@ class MatrixNetwork:
         headers: dict[str, str] | None = None,
     ) -> dict[str, object]:
         try:
-            answer = await self._api.request(method, path, content, headers, query, sensitive=True)
+            # What people write stays out of the log. A GET has no content, which the flag demands.
+            answer = await self._api.request(
+                method, path, content, headers, query, sensitive=method is not Method.GET
+            )
         except (MatrixConnectionError, aiohttp.ClientError, TimeoutError, ValueError) as error:
             # ValueError: an answer that is not JSON, as proxies give it when the homeserver is down.
             raise Unreachable(f"{self._config.homeserver}: {error or type(error).__name__}") from error

@@ -43,10 +43,11 @@ def to_profile(event: Event) -> Profile:
         fields = None
     if type(fields) is not dict:
         return Profile(None, None)
-    # NIP-24: `display_name` is the richer of the two names, and not always there.
-    name = next((fields[key] for key in ("display_name", "name") if type(fields.get(key)) is str), None)
+    # NIP-24: `display_name` is the richer of the two names, and often absent or empty.
+    names = (clean_name(value) for key in ("display_name", "name") if type(value := fields.get(key)) is str)
+    name = next((name for name in names if name is not None), None)
     picture = fields.get("picture")
-    return Profile(clean_name(name), picture if type(picture) is str and picture else None)
+    return Profile(name, picture if type(picture) is str and picture else None)
 
 
 def to_note(seed: bytes, act: PutPost) -> Event:

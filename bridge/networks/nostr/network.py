@@ -135,7 +135,9 @@ class NostrNetwork:
                 elif len(stored) < MAX_HELD_EVENTS:
                     stored.append(item)
                 else:
-                    raise nostr.Rejected(self._url, "it sends more stored events than were asked for")
+                    raise nostr.Rejected(
+                        self._url, "it sends more stored events than were asked for", self._now()
+                    )
 
     def parse(self, raw: bytes) -> Op | None:
         return convert.to_op(decode(raw))
