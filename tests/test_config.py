@@ -138,8 +138,9 @@ level = "loud"
         "torv.toml:5: relay.prot: unknown setting\n    Did you mean relay.port?",
         "torv.toml:7: relay.max_limit: unknown setting\n    Did you mean relay.limits.max_limit?",
         (
-            "torv.toml:6: relay.admins[0]: expected npub1… or 64 lowercase hex digits: not bech32 text, or its "
-            "checksum is wrong, found 'npub1oops'\n    Keys (npub or hex) that may administer the relay."
+            "torv.toml:6: relay.admins[0]: expected npub1… or 64 lowercase hex digits: not bech32 text, "
+            "or its checksum is wrong, found 'npub1oops'\n"
+            "    Keys (npub or hex) that may administer the relay."
         ),
         (
             "torv.toml:10: relay.limits.max_filters: expected at least 1, found 0\n"

@@ -30,11 +30,11 @@ def meter(title: str, total: int | None, *, console: Console | None = None) -> M
     """Return the meter that fits standard error. `total` is the input's size in bytes, if known."""
     console = Console(stderr=True) if console is None else console
     if console.is_terminal:
-        return _Bar(title, total, console)
-    return _Lines(title, total, console.file.write, time.monotonic)
+        return Bar(title, total, console)
+    return Lines(title, total, console.file.write, time.monotonic)
 
 
-class _Bar:
+class Bar:
     def __init__(self, title: str, total: int | None, console: Console) -> None:
         self._started = time.monotonic()
         self._before: int | None = None
@@ -65,7 +65,7 @@ class _Bar:
         self._progress.update(self._task, completed=position, events=events, rate=rate)
 
 
-class _Lines:
+class Lines:
     def __init__(
         self, title: str, total: int | None, write: Callable[[str], object], clock: Callable[[], float]
     ) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import BinaryIO, Self, cast
 
 import zstandard
+from typing_extensions import Buffer
 
 CHUNK_LINES = 1_000
 """About as many events as a commit should have: larger ones are hardly cheaper."""
@@ -24,6 +25,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # What `zstd -d` accepts without being told otherwise.
 _MAX_WINDOW_BYTES = 128 * 2**20
 _SKIP_BYTES = 2**16
+# Four bytes may stand for 128 KiB of one letter: this bounds what one piece unpacks to, at 64 MiB.
+_ZSTD_PIECE_BYTES = 2**11
 
 
 class Unreadable(Exception):
@@ -152,7 +155,41 @@ def _decompressed(file: io.BufferedReader) -> BinaryIO:
     if magic.startswith(_GZIP):
         return cast(BinaryIO, gzip.GzipFile(fileobj=file))
     if magic.startswith(_ZSTD):
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
-        stream = decompressor.stream_reader(file, read_across_frames=True, closefd=False)
-        return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), CHUNK_BYTES))
+        return cast(BinaryIO, io.BufferedReader(_ZstdText(file), CHUNK_BYTES))
     return file
+
+
+class _ZstdText(io.RawIOBase):
+    """The text of one or more zstd frames.
+
+    The library's own reader takes a file that was cut off for a whole one.
+    """
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._packed = b""
+        self._text = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        while not self._text:
+            packed = self._packed or self._file.read(_ZSTD_PIECE_BYTES)
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("the compressed data is cut off")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._text = self._frame.decompress(packed)
+            self._packed = b""
+            if self._frame.eof:
+                self._packed = self._frame.unused_data
+                self._frame = None
+        view = memoryview(buffer)
+        taken = min(len(view), len(self._text))
+        view[:taken] = self._text[:taken]
+        self._text = self._text[taken:]
+        return taken
