@@ -26,7 +26,7 @@ class DeafStore(MemoryStore):
 class Client:
     """A reader that notes what it gets, in order."""
 
-    origin: Origin = Origin(address="192.0.2.1", url="ws://relay.test/")
+    origin: Origin = field(default_factory=lambda: Origin(address="192.0.2.1", url="ws://relay.test/"))
     got: list[bytes] = field(default_factory=list)
     ended: bool = False
 
