@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 
 from bridge.config import BridgeConfig
-from relay.cli import relay
 from relay.config import RelayConfig
 from relay.logs import start_logging
 from relay.settings import ConfigError, Mistake, Settings, changes, config_option, example, load, variable
@@ -56,7 +56,24 @@ def _check_bridge_can_reach_relay(config: TorvConfig) -> None:
         raise ConfigError((Mistake("", "relay.port", problem, hint),))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Commands, some of which stand in modules that are imported only when they are asked for."""
+
+    parts: Mapping[str, str] = {"relay": "relay.cli", "bridge": "bridge.cli"}
+    """Groups of commands, to the modules where they stand under the same name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self.parts})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.parts:
+            return super().get_command(ctx, cmd_name)
+        command = getattr(import_module(self.parts[cmd_name]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("torv"), prog_name="torv")
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -90,7 +107,7 @@ def serve(
     if check_config:
         _report(loaded)
         return
-    # Imported here, for it takes longer than all the other commands together.
+    # Imported here: `--check-config` needs none of it.
     from relay.app import serve as serve_relay
     from relay.net.workers import CannotStart, Program
 
@@ -130,8 +147,6 @@ def example_config() -> None:
     """Print a configuration file with every setting, its default and its meaning."""
     click.echo(example(TorvConfig), nl=False)
 
-
-main.add_command(relay)
 
 if __name__ == "__main__":
     main()
