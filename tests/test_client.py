@@ -34,7 +34,7 @@ from relay.nostr.messages import (
     Req,
 )
 from relay.nostr.reasons import Prefix
-from tests.events import ALICE, BOB, NOW, event, note, notes
+from tests.events import ALICE, BOB, NOW, Clock, event, note, notes
 from tests.small_relay import SmallRelay, hear, say, serving
 
 NOTE = note(ALICE, "hello")
@@ -130,7 +130,7 @@ async def test_refused_event_raises_the_relays_reason() -> None:
         await say(connection, Ok(NOTE.id, False, "rate-limited: slow down"))
         await connection.wait_closed()
 
-    async with serving(refuse) as url, RelayClient(url, clock=lambda: 7.0) as client:
+    async with serving(refuse) as url, RelayClient(url) as client:
         with pytest.raises(Rejected) as error:
             await client.publish(NOTE)
 
@@ -138,7 +138,6 @@ async def test_refused_event_raises_the_relays_reason() -> None:
     assert error.value.prefix is Prefix.RATE_LIMITED
     assert error.value.is_temporary
     assert error.value.url == url
-    assert error.value.at == 7.0
     assert str(error.value) == f"{url}: rate-limited: slow down"
 
 
@@ -152,7 +151,7 @@ async def test_refused_event_raises_the_relays_reason() -> None:
     ],
 )
 def test_reason_says_whether_to_try_again(reason: str, prefix: Prefix | None, is_temporary: bool) -> None:
-    error = Rejected("ws://relay.example", reason, 0.0)
+    error = Rejected("ws://relay.example", reason)
 
     assert (error.prefix, error.is_temporary) == (prefix, is_temporary)
 
@@ -322,6 +321,21 @@ async def test_live_subscription_ends_when_the_relay_restarts() -> None:
         await relay.start()
 
 
+async def test_second_end_of_stored_is_passed_over() -> None:
+    async def repeat_itself(connection: ServerConnection) -> None:
+        request = await hear(connection)
+        assert isinstance(request, Req)
+        for _ in range(3):
+            await say(connection, Eose(request.subscription))
+        await say(connection, Delivered(request.subscription, NOTE))
+        await connection.wait_closed()
+
+    async with serving(repeat_itself) as url, RelayClient(url) as client:
+        items = client.subscribe(EVERYTHING)
+        assert await take(items, 2) == [None, "hello"]
+        await items.aclose()
+
+
 async def test_what_breaks_the_protocol_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     forged = Event(NOTE.id, NOTE.pubkey, NOTE.created_at, NOTE.kind, (), "forged", NOTE.sig)
     unsigned = Event(NOTE.id, NOTE.pubkey, NOTE.created_at, NOTE.kind, (), NOTE.content, "0" * 128)
@@ -351,7 +365,7 @@ async def test_what_breaks_the_protocol_is_passed_over(caplog: pytest.LogCapture
         found = await client.fetch([Filter(kinds=frozenset({kinds.NOTE}))])
 
     assert found == [NOTE]
-    assert [record.levelname for record in caplog.records if record.name == "relay.client"].count(
+    assert [record.levelname for record in caplog.records if record.name.startswith("relay.client")].count(
         "WARNING"
     ) == 1
 
@@ -734,9 +748,7 @@ async def test_follower_has_every_event_once_over_a_restart() -> None:
     stored = notes(ALICE, 12, step=1)
 
     async with SmallRelay(stored, cap=5) as relay:
-        following = follow(
-            lambda: RelayClient(relay.url, clock=lambda: NOW + 20.0), EVERYTHING, since=NOW, pauses=at_once
-        )
+        following = follow(lambda: RelayClient(relay.url), EVERYTHING, since=NOW, pauses=at_once)
         async with aclosing(following) as items:
             caught_up = await take(items, 13)
             await relay.add(note(BOB, "live", created_at=NOW + 20))
@@ -751,16 +763,30 @@ async def test_follower_has_every_event_once_over_a_restart() -> None:
     assert again == [f"missed {n}" for n in reversed(range(8))] + [None]
 
 
-async def test_follower_resumes_at_the_time_of_the_loss_less_the_overlap() -> None:
-    async with SmallRelay() as relay:
+async def test_follower_resumes_at_the_newest_event_less_the_overlap(clock: Clock) -> None:
+    stored = [
+        note(ALICE, "stored", created_at=NOW + 1000),
+        note(ALICE, "from the future", created_at=NOW + 9000),
+    ]
+
+    async with SmallRelay(stored) as relay:
+        clock.advance(2000)
         following = follow(
-            lambda: RelayClient(relay.url, clock=lambda: NOW + 5000.5),
-            [Filter(since=NOW - 7), Filter(since=NOW + 9000, limit=3)],
+            lambda: RelayClient(relay.url),
+            [Filter(since=NOW - 7), Filter(since=NOW + 9500, limit=3)],
             since=NOW,
             overlap_seconds=100,
             pauses=at_once,
+            clock=clock,
         )
         async with aclosing(following) as items:
+            await take(items, 3)
+            await relay.stop()
+            await relay.start()
+            await take(items, 1)
+            clock.advance(1000)
+            await relay.add(note(BOB, "late", created_at=NOW + 500))
+            await relay.add(note(BOB, "live", created_at=NOW + 2500))
             await take(items, 1)
             await relay.stop()
             await relay.start()
@@ -769,10 +795,12 @@ async def test_follower_resumes_at_the_time_of_the_loss_less_the_overlap() -> No
     live = [
         message.filters for message in relay.heard if isinstance(message, Req) and len(message.filters) == 2
     ]
-    assert live == [
-        (Filter(since=NOW, limit=1), Filter(since=NOW + 9000, limit=1)),
-        (Filter(since=NOW + 4900, limit=1), Filter(since=NOW + 9000, limit=1)),
+    assert [(first.since, second.since) for first, second in live] == [
+        (NOW, NOW + 9500),
+        (NOW + 1900, NOW + 9500),
+        (NOW + 2400, NOW + 9500),
     ]
+    assert {(first.limit, second.limit) for first, second in live} == {(1, 1)}
 
 
 async def test_follower_interrupted_while_catching_up_begins_again() -> None:
@@ -835,7 +863,7 @@ async def test_follower_gives_up_on_a_lasting_refusal() -> None:
 
 
 async def test_follower_forgets_old_ids_but_not_recent_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.client._REMEMBERED_IDS", 2)
+    monkeypatch.setattr("relay.client.following._REMEMBERED_IDS", 2)
     first, second, third = notes(ALICE, 3, step=1)
 
     async with SmallRelay() as relay:

@@ -39,6 +39,14 @@ class Refused(ValueError):
         self.refusal = refusal
 
 
+def prefix_of(reason: str) -> Prefix | None:
+    """Return the prefix that a peer's reason begins with; None when it is none that we know."""
+    try:
+        return Prefix(reason.partition(":")[0])
+    except ValueError:
+        return None
+
+
 def invalid(text: str) -> Refusal:
     """Return the refusal for malformed input."""
     return Refusal(Prefix.INVALID, text)

@@ -1,6 +1,8 @@
 """Refusals and their machine-readable prefixes."""
 
-from relay.nostr.reasons import Prefix, Refusal, Refused, invalid
+import pytest
+
+from relay.nostr.reasons import Prefix, Refusal, Refused, invalid, prefix_of
 
 
 def test_refusal_reads_as_prefix_and_text() -> None:
@@ -16,6 +18,22 @@ def test_parser_error_carries_its_refusal() -> None:
 
     assert error.refusal == Refusal(Prefix.INVALID, "no")
     assert str(error) == "invalid: no"
+
+
+@pytest.mark.parametrize(
+    ("reason", "prefix"),
+    [
+        ("auth-required: who are you?", Prefix.AUTH_REQUIRED),
+        ("error: a: b", Prefix.ERROR),
+        ("blocked", Prefix.BLOCKED),
+        ("", None),
+        ("Error: x", None),
+        ("no such thing: x", None),
+        (": error", None),
+    ],
+)
+def test_prefix_is_read_out_of_a_peers_reason(reason: str, prefix: Prefix | None) -> None:
+    assert prefix_of(reason) is prefix
 
 
 def test_prefixes_are_the_ones_of_nip_01_42_and_43() -> None:

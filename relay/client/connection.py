@@ -1,18 +1,11 @@
-"""A Nostr client: publish to, read from and follow one relay over WebSocket (NIP-01, 42, 45).
-
-For the bridge, sync and the router, which see a relay only through this file. What the relay sends
-is not trusted: events are checked before they are passed on. Every wait for an answer has a deadline
-and every buffer a bound; a quiet live subscription is watched over by pings.
-"""
+"""One connection to one relay: what is asked, and how answers find the one who asked."""
 
 import asyncio
 import logging
-import random
 import time
-from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
@@ -21,6 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
+from relay.client.failures import Rejected, Unreachable
+from relay.client.inbox import EndOfStored, Inbox
 from relay.nostr import kinds
 from relay.nostr.event import Event, InvalidEvent, check_event, encode, sign
 from relay.nostr.filter import Filter
@@ -44,7 +39,7 @@ from relay.nostr.messages import (
     encode_client_message,
     parse_relay_message,
 )
-from relay.nostr.reasons import Prefix
+from relay.nostr.reasons import Prefix, prefix_of
 
 log = logging.getLogger(__name__)
 
@@ -53,78 +48,7 @@ T = TypeVar("T")
 PAGE_EVENTS = 500
 """How many events one page of `page_back` asks for: the cap that many relays have."""
 
-# A subscription that holds this much unread text stops the reading of its connection …
-_FULL_BYTES = 2**20
-# … except while an answer is awaited, which may stand behind it; at this much the subscription ends.
-_OVERFULL_BYTES = 8 * 2**20
-
 _MAX_UNANSWERED_EVENTS = 256
-_REMEMBERED_IDS = 10_000
-# A connection that lasted so long was a good one: the next pause is short again.
-_STEADY_SECONDS = 60.0
-
-
-class RelayFailure(Exception):
-    """Base of what a call to a relay raises; `at` is when it was noticed, in unix seconds.
-
-    All that a subscription yielded before it had arrived by then, and nothing of what came later.
-    """
-
-    def __init__(self, url: str, text: str, at: float) -> None:
-        super().__init__(f"{url}: {text}")
-        self.url = url
-        self.text = text
-        self.at = at
-
-
-class Unreachable(RelayFailure):
-    """The relay cannot be reached, hung up or does not answer: try again later."""
-
-
-class Rejected(RelayFailure):
-    """The relay answered, and said no; `text` is its reason in its own words, prefix included."""
-
-    @property
-    def prefix(self) -> Prefix | None:
-        """The machine-readable first word of the reason; None when it has none that we know."""
-        return _prefix(self.text)
-
-    @property
-    def is_temporary(self) -> bool:
-        """Whether the same request may be accepted later."""
-        return self.prefix in (Prefix.RATE_LIMITED, Prefix.ERROR)
-
-
-@dataclass(frozen=True, slots=True)
-class EndOfStored:
-    """Stands between a subscription's stored events and its live ones."""
-
-
-@dataclass(slots=True)
-class _Inbox:
-    """What has arrived for one subscription and was not yet taken."""
-
-    filters: Sequence[Filter]
-    items: deque[tuple[Event | EndOfStored, int]] = field(default_factory=deque)
-    """With the bytes each counts for."""
-    held_bytes: int = 0
-    ended: Exception | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def put(self, item: Event | EndOfStored, size: int) -> None:
-        self.items.append((item, size))
-        self.held_bytes += size
-        self.changed.set()
-
-    def take(self) -> Event | EndOfStored:
-        item, size = self.items.popleft()
-        self.held_bytes -= size
-        return item
-
-    def end(self, error: Exception) -> None:
-        """Raise `error` at the reader, behind what has already arrived."""
-        self.ended = error
-        self.changed.set()
 
 
 class RelayClient:
@@ -167,7 +91,7 @@ class RelayClient:
         self._names = map(str, count(1))
         self._oks: dict[str, list[asyncio.Future[Ok]]] = {}
         self._counts: dict[str, asyncio.Future[int]] = {}
-        self._inboxes: dict[str, _Inbox] = {}
+        self._inboxes: dict[str, Inbox] = {}
         self._unanswered = asyncio.Semaphore(_MAX_UNANSWERED_EVENTS)
         self._awaited = 0
         self._may_read = asyncio.Event()
@@ -175,7 +99,8 @@ class RelayClient:
         self._challenged = asyncio.Event()
         self._auth_id: str | None = None
         self._authenticated: asyncio.Future[Ok] | None = None
-        self._discarded = 0
+        self.discarded = 0
+        """How many messages of the relay broke the protocol and were passed over."""
 
     async def __aenter__(self) -> Self:
         """Connect. Raises Unreachable."""
@@ -361,9 +286,9 @@ class RelayClient:
             if not waiters:
                 self._oks.pop(event_id, None)
 
-    async def _open(self, filters: Sequence[Filter]) -> tuple[str, _Inbox]:
+    async def _open(self, filters: Sequence[Filter]) -> tuple[str, Inbox]:
         name = next(self._names)
-        inbox = self._inboxes[name] = _Inbox(filters)
+        inbox = self._inboxes[name] = Inbox(filters)
         try:
             await self._send(Req(name, tuple(filters)))
         except BaseException:
@@ -371,16 +296,12 @@ class RelayClient:
             raise
         return name, inbox
 
-    async def _next(self, inbox: _Inbox, *, has_deadline: bool) -> Event | EndOfStored:
-        while not inbox.items:
-            if inbox.ended is not None:
-                raise inbox.ended
-            inbox.changed.clear()
+    async def _next(self, inbox: Inbox, *, has_deadline: bool) -> Event | EndOfStored:
+        while (item := inbox.take()) is None:
             if has_deadline:
-                await self._within(inbox.changed.wait(), "event or EOSE")
+                await self._within(inbox.wait(), "event or EOSE")
             else:
-                await inbox.changed.wait()
-        item = inbox.take()
+                await inbox.wait()
         self._update_may_read()
         return item
 
@@ -405,7 +326,7 @@ class RelayClient:
             del self._counts[name]
 
     def _can_authenticate_after(self, reason: str) -> bool:
-        return self._signer is not None and _prefix(reason) is Prefix.AUTH_REQUIRED
+        return self._signer is not None and prefix_of(reason) is Prefix.AUTH_REQUIRED
 
     async def _settle_authentication(self) -> None:
         """Wait for the OK to an AUTH that is under way: until then a relay may veil what it finds."""
@@ -462,7 +383,7 @@ class RelayClient:
             case Delivered(name, event) if (inbox := self._inboxes.get(name)) is not None:
                 self._deliver(inbox, event, size)
             case Eose(name) if (inbox := self._inboxes.get(name)) is not None:
-                inbox.put(EndOfStored(), size)
+                inbox.put_end_of_stored()
             case Closed(name, reason):
                 self._end(name, self._rejected(reason))
             case Counted(name, number) if (counted := self._counts.get(name)) is not None:
@@ -471,8 +392,8 @@ class RelayClient:
             case Notice(text):
                 log.debug("notice from=%s: %.200s", self.url, text)
 
-    def _deliver(self, inbox: _Inbox, event: Event, size: int) -> None:
-        if inbox.ended is not None:
+    def _deliver(self, inbox: Inbox, event: Event, size: int) -> None:
+        if inbox.failure is not None:
             return
         if not any(wanted.matches(event) for wanted in inbox.filters):
             return self._discard(f"event {event.id[:8]} was not asked for")
@@ -481,11 +402,11 @@ class RelayClient:
         except InvalidEvent as error:
             return self._discard(f"event {event.id[:8]}: {error}")
         inbox.put(event, size)
-        if inbox.held_bytes > _OVERFULL_BYTES:
+        if inbox.is_overfull:
             inbox.end(self._unreachable("a subscription fell too far behind"))
         self._update_may_read()
 
-    def _end(self, name: str, error: Exception) -> None:
+    def _end(self, name: str, error: Rejected) -> None:
         if (inbox := self._inboxes.pop(name, None)) is not None:
             inbox.end(error)
             self._update_may_read()
@@ -512,9 +433,9 @@ class RelayClient:
         await self._send(Auth(event))
 
     def _discard(self, why: str) -> None:
-        self._discarded += 1
-        if self._discarded == 1:
-            log.warning("discarding what relay=%s sends: %.200s", self.url, why)
+        self.discarded += 1
+        if self.discarded == 1:
+            log.warning("discarded relay=%s, further ones are only counted: %.200s", self.url, why)
 
     def _lose(self, why: str) -> None:
         if self._lost is not None:
@@ -534,10 +455,10 @@ class RelayClient:
     # Waiting.
 
     def _unreachable(self, why: str) -> Unreachable:
-        return Unreachable(self.url, why, self._clock())
+        return Unreachable(self.url, why)
 
     def _rejected(self, reason: str) -> Rejected:
-        return Rejected(self.url, reason, self._clock())
+        return Rejected(self.url, reason)
 
     def _check_connected(self) -> None:
         if self._lost is not None:
@@ -562,17 +483,10 @@ class RelayClient:
             self._update_may_read()
 
     def _update_may_read(self) -> None:
-        if self._awaited or all(inbox.held_bytes < _FULL_BYTES for inbox in self._inboxes.values()):
+        if self._awaited or not any(inbox.is_full for inbox in self._inboxes.values()):
             self._may_read.set()
         else:
             self._may_read.clear()
-
-
-def _prefix(reason: str) -> Prefix | None:
-    try:
-        return Prefix(reason.partition(":")[0])
-    except ValueError:
-        return None
 
 
 def _fail(waiter: asyncio.Future[T], error: Exception) -> None:
@@ -580,100 +494,3 @@ def _fail(waiter: asyncio.Future[T], error: Exception) -> None:
         waiter.set_exception(error)
         # Nobody may be waiting any more: reading it keeps asyncio from reporting it as forgotten.
         waiter.exception()
-
-
-def backoff(
-    *, first: float = 0.5, most: float = 60.0, chance: Callable[[], float] = random.random
-) -> Iterator[float]:
-    """Yield pauses in seconds, without end: each doubled up to `most`, then shortened by up to half.
-
-    The chance keeps the many clients of a relay that restarts from coming back all at once.
-    """
-    pause = first
-    while True:
-        yield pause * (1 - chance() / 2)
-        pause = min(most, pause * 2)
-
-
-async def reconnect(
-    make: Callable[[], RelayClient], *, pauses: Callable[[], Iterator[float]] = backoff
-) -> AsyncGenerator[RelayClient, None]:
-    """Yield a connected client, and another one each time that the caller comes back for more.
-
-    The caller takes the next one when a call raised Unreachable. Before each new attempt comes a
-    pause out of `pauses`, which begin anew after a connection that lasted a minute. Leave early
-    through `contextlib.aclosing`.
-    """
-    loop = asyncio.get_running_loop()
-    coming = pauses()
-    failures = 0
-    while True:
-        connected_at = None
-        try:
-            async with make() as client:
-                connected_at = loop.time()
-                if failures:
-                    log.info("connected again relay=%s attempts=%d", client.url, failures)
-                failures = 0
-                yield client
-        except Unreachable as error:
-            # One line per outage at a level that is seen.
-            log.log(logging.DEBUG if failures else logging.WARNING, "trying again: %s", error)
-        failures += 1
-        if connected_at is not None and loop.time() - connected_at >= _STEADY_SECONDS:
-            coming = pauses()
-        await asyncio.sleep(next(coming))
-
-
-async def follow(
-    make: Callable[[], RelayClient],
-    filters: Sequence[Filter],
-    *,
-    since: int,
-    overlap_seconds: int = 900,
-    pauses: Callable[[], Iterator[float]] = backoff,
-) -> AsyncGenerator[Event | EndOfStored, None]:
-    """Yield every event from `since` on (unix seconds), over all interruptions, without end.
-
-    After each connection come the stored events that are new, all of them (`page_back`), newest
-    first, then `EndOfStored`, then live ones. Once that was reached, the next catch-up begins at the
-    time of the loss, less `overlap_seconds`: for events published later than they are dated, and for
-    the time that a dead connection goes unnoticed. Of the last 10,000 events none comes twice.
-    Raises Rejected when the relay refuses for good.
-    """
-    seen: OrderedDict[str, None] = OrderedDict()
-
-    def is_new(event: Event) -> bool:
-        if event.id in seen:
-            return False
-        seen[event.id] = None
-        if len(seen) > _REMEMBERED_IDS:
-            seen.popitem(last=False)
-        return True
-
-    async with aclosing(reconnect(make, pauses=pauses)) as clients:
-        async for client in clients:
-            caught_up = False
-            wanted = [replace(each, since=max(since, each.since or since)) for each in filters]
-            # The subscription is for what comes from now on, the pages for all that came before it.
-            live = [replace(each, limit=1) for each in wanted]
-            try:
-                async with aclosing(client.subscribe(live)) as items:
-                    async for item in items:
-                        if isinstance(item, Event):
-                            if is_new(item):
-                                yield item
-                            continue
-                        for each in wanted:
-                            async with aclosing(client.page_back(each)) as stored:
-                                async for event in stored:
-                                    if is_new(event):
-                                        yield event
-                        caught_up = True
-                        yield item
-            except RelayFailure as error:
-                if isinstance(error, Rejected) and not error.is_temporary:
-                    raise
-                log.warning("interrupted, connecting again: %s", error)
-                if caught_up:
-                    since = max(since, int(error.at) - overlap_seconds)
