@@ -96,21 +96,22 @@ class Intake:
 
     async def run(self) -> None:
         """Admit what arrives, until cancelled."""
-        while True:
-            await self._arrived.wait()
-            batch, self._arrivals = self._arrivals[:BATCH], self._arrivals[BATCH:]
-            if not self._arrivals:
-                self._arrived.clear()
-            if len(self._arrivals) < MAX_ARRIVALS // 2:
-                self._room.set()
-            self._busy = True
-            try:
-                await self._slots.acquire()
-                await self._admit(batch)
-            finally:
-                self._busy = False
-            # Sockets are read and written between two batches.
-            await asyncio.sleep(0)
+        async with asyncio.TaskGroup() as commits:
+            while True:
+                await self._arrived.wait()
+                batch, self._arrivals = self._arrivals[:BATCH], self._arrivals[BATCH:]
+                if not self._arrivals:
+                    self._arrived.clear()
+                if len(self._arrivals) < MAX_ARRIVALS // 2:
+                    self._room.set()
+                self._busy = True
+                try:
+                    await self._slots.acquire()
+                    await self._admit(batch, commits)
+                finally:
+                    self._busy = False
+                # Sockets are read and written between two batches.
+                await asyncio.sleep(0)
 
     async def drain(self) -> None:
         """Wait until everything that was taken has been answered."""
@@ -120,7 +121,7 @@ class Intake:
             else:
                 await asyncio.sleep(0.005)
 
-    async def _admit(self, batch: list[Arrival]) -> None:
+    async def _admit(self, batch: list[Arrival], commits: asyncio.TaskGroup) -> None:
         now = self._now()
         hashed = [arrival for arrival in batch if self._has_right_id(arrival, now)]
         try:
@@ -158,7 +159,7 @@ class Intake:
         if not writes:
             self._slots.release()
             return
-        commit = asyncio.create_task(self._commit(writes, replies))
+        commit = commits.create_task(self._commit(writes, replies))
         self._commits.add(commit)
         commit.add_done_callback(self._commits.discard)
 
