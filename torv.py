@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 
 from bridge.config import BridgeConfig
+from relay import __version__
 from relay.config import RelayConfig
 from relay.logs import start_logging
 from relay.settings import ConfigError, Mistake, Settings, changes, config_option, example, load, variable
@@ -74,7 +74,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("torv"), prog_name="torv")
+@click.version_option(__version__, prog_name="torv")
 @click.pass_context
 def main(context: click.Context) -> None:
     """A public square that nobody owns: a Nostr relay, and a bridge to other networks."""
