@@ -80,8 +80,7 @@ class NostrNetwork:
         self._rewatch.clear()
         # Our own account is always among them: an open subscription notices a lost connection.
         watched = self._watched | {service_key(self._seed).public}
-        await self._catch_up(client, inbox, watched)
-        reading = asyncio.create_task(self._read_live(client, inbox, watched))
+        reading = asyncio.create_task(self._read(client, inbox, watched))
         changed = asyncio.create_task(self._rewatch.wait())
         try:
             await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
@@ -91,6 +90,19 @@ class NostrNetwork:
             await asyncio.wait({reading, changed})
         if not reading.cancelled():
             reading.result()
+
+    async def _read(self, client: nostr.RelayClient, inbox: Inbox, watched: frozenset[str]) -> None:
+        # The subscription is for what comes from now on, the pages are for all that came before it.
+        wanted = Filter(authors=watched, kinds=KINDS, limit=1)
+        is_live = False
+        async with aclosing(client.subscribe([wanted])) as items:
+            async for item in items:
+                if isinstance(item, nostr.EndOfStored):
+                    await self._catch_up(client, inbox, watched)
+                    is_live = True
+                elif is_live:
+                    reached = min(item.created_at, int(self._now()))
+                    inbox.receive([Arrival(item.id, encode(item))], dict.fromkeys(watched, reached))
 
     async def _catch_up(self, client: nostr.RelayClient, inbox: Inbox, watched: frozenset[str]) -> None:
         """Store everything since the cursors, oldest first, however much it is."""
@@ -106,38 +118,13 @@ class NostrNetwork:
                     held.append(event)
                     total += 1
             complete = total <= MAX_HELD_EVENTS
-            reached = now if complete else held[0].created_at + OVERLAP_SECONDS
+            # At least a second further each round, however many events share one.
+            reached = now if complete else max(held[0].created_at, since + 1) + OVERLAP_SECONDS
             oldest_first = sorted(held, key=lambda event: (event.created_at, event.id))
             arrivals = [Arrival(event.id, encode(event)) for event in oldest_first]
             inbox.receive(arrivals, dict.fromkeys(watched, reached))
             if complete:
                 return
-
-    async def _read_live(self, client: nostr.RelayClient, inbox: Inbox, watched: frozenset[str]) -> None:
-        """Store events as they come. Returns when the relay may have cut what it had stored."""
-        begun = int(self._now())
-        wanted = Filter(authors=watched, kinds=KINDS, since=begun - OVERLAP_SECONDS, limit=nostr.PAGE_EVENTS)
-        stored: list[Event] = []
-        is_live = False
-        async with aclosing(client.subscribe([wanted])) as items:
-            async for item in items:
-                if isinstance(item, nostr.EndOfStored):
-                    stored.sort(key=lambda event: (event.created_at, event.id))
-                    new = inbox.receive([Arrival(event.id, encode(event)) for event in stored])
-                    if new and new == len(stored) >= nostr.PAGE_EVENTS:
-                        # Not one of them was known, so there may be older ones that are not either.
-                        return
-                    stored.clear()
-                    is_live = True
-                elif is_live:
-                    reached = min(item.created_at, int(self._now()))
-                    inbox.receive([Arrival(item.id, encode(item))], dict.fromkeys(watched, reached))
-                elif len(stored) < MAX_HELD_EVENTS:
-                    stored.append(item)
-                else:
-                    raise nostr.Rejected(
-                        self._url, "it sends more stored events than were asked for", self._now()
-                    )
 
     def parse(self, raw: bytes) -> Op | None:
         return convert.to_op(decode(raw))
