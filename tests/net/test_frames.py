@@ -1,0 +1,45 @@
+"""WebSocket frames (RFC 6455, section 5.2)."""
+
+import pytest
+
+from relay.net.frames import event_frame, text_frame
+from relay.nostr.messages import delivered_prefix
+from tests.net.house import payloads
+
+LENGTHS = [
+    (0, "8100"),
+    (1, "8101"),
+    (125, "817d"),
+    (126, "817e007e"),
+    (127, "817e007f"),
+    (65_535, "817effff"),
+    (65_536, "817f0000000000010000"),
+    (65_537, "817f0000000000010001"),
+]
+
+
+@pytest.mark.parametrize(("length", "header"), LENGTHS)
+def test_a_text_frame_has_the_shortest_header(length: int, header: str) -> None:
+    payload = b"x" * length
+
+    assert text_frame(payload) == bytes.fromhex(header) + payload
+
+
+@pytest.mark.parametrize(("length", "header"), LENGTHS[2:])
+def test_an_event_frame_has_the_shortest_header(length: int, header: str) -> None:
+    prefix = delivered_prefix("s")
+    json = b"x" * (length - len(prefix) - 1)
+
+    assert event_frame(prefix, json) == bytes.fromhex(header) + prefix + json + b"]"
+
+
+def test_an_event_frame_holds_the_whole_message() -> None:
+    assert payloads(event_frame(delivered_prefix('a"b'), b'{"id":"x"}')) == [b'["EVENT","a\\"b",{"id":"x"}]']
+
+
+def test_frames_may_be_joined() -> None:
+    assert payloads(text_frame(b"one") + text_frame(b"") + text_frame(b"y" * 70_000)) == [
+        b"one",
+        b"",
+        b"y" * 70_000,
+    ]
