@@ -1,6 +1,7 @@
 """`torv relay …`: commands for who runs the relay. Progress goes to standard error, results to output."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -91,6 +92,9 @@ def import_(
 
 async def _import(config: Configuration, files: Sequence[Path], rejects: Path | None, total: Report) -> bool:
     """Import the files one after the other; return whether all were read to their ends."""
+    # What is there now stays, and events are many objects without cycles: look for some rarely.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
     stop = asyncio.Event()
     max_line_bytes = config.relay.limits.max_message_bytes
     async with _opened(config) as (store, admission), verifiers(os.cpu_count() or 1) as processes:
