@@ -88,10 +88,13 @@ class AiohttpPipe:
 
     @property
     def is_full(self) -> bool:
-        return self._protocol.writing_paused
+        # aiohttp leaves a lost connection marked as paused.
+        return self._protocol.writing_paused and not self._transport.is_closing()
 
     async def drain(self) -> None:
         await self._writer.drain()
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client is gone")
 
 
 class Connection:
