@@ -70,7 +70,13 @@ class Served:
     def restart(self) -> None:
         """Start it anew after `stop` or `kill`: same data, same port."""
         assert self.process.poll() is not None
+        self.release()
         self.process, self.url = _start([*self.command, "--port", str(self.port)], self.environment, self.log)
+
+    def release(self) -> None:
+        """Close the pipe of an ended process."""
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def children(self) -> dict[int, str]:
         """Return its processes below the supervisor: pid and command line."""
@@ -156,12 +162,15 @@ def _servers(paths: pytest.TempPathFactory) -> Iterator[TorvServe]:
     yield serve
 
     for served in started:
-        if served.process.poll() is None:
-            assert served.stop() == 0, served.log.read_text()
-        if served.process.stdout is not None:
-            served.process.stdout.close()
-        # No client can cause a traceback.
-        assert "Traceback" not in served.log.read_text(), served.log.read_text()
+        try:
+            if served.process.poll() is None:
+                assert served.stop() == 0, served.log.read_text()
+            # No client can cause a traceback.
+            assert "Traceback" not in served.log.read_text(), served.log.read_text()
+        finally:
+            if served.process.poll() is None:
+                served.kill()
+            served.release()
 
 
 @pytest.fixture
