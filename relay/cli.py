@@ -97,7 +97,7 @@ async def _import(config: Configuration, files: Sequence[Path], rejects: Path | 
     gc.set_threshold(100_000, 50, 50)
     stop = asyncio.Event()
     max_line_bytes = config.relay.limits.max_message_bytes
-    async with _opened(config) as (store, admission), verifiers(os.cpu_count() or 1) as processes:
+    async with _opened(config, make=True) as (store, admission), verifiers(os.cpu_count() or 1) as processes:
         _stop_on_signals(stop)
         importer = Importer(
             store,
@@ -198,16 +198,16 @@ def export(context: click.Context, config: Path | None, data: Path | None, path:
 
 
 async def _export(config: Configuration, path: Path | None) -> int:
-    async with _opened(config) as (store, _):
+    async with _opened(config, make=False) as (store, _):
         with output(path) as file, meter("export", None) as shown:
             return await export_events(store, file.write, now=int(time.time()), on_page=shown.show)
 
 
 @asynccontextmanager
-async def _opened(config: Configuration) -> AsyncIterator[tuple[Store, Admission]]:
+async def _opened(config: Configuration, *, make: bool) -> AsyncIterator[tuple[Store, Admission]]:
     """Open the relay's store: through its writer if the relay is running, else for ourselves.
 
-    Raises CannotStart, StoreError.
+    `make` says whether a store that is not there is made. Raises CannotStart, StoreError.
     """
     # Imported here, for `torv --help` needs none of it and would wait for it.
     from relay import app
@@ -215,6 +215,8 @@ async def _opened(config: Configuration) -> AsyncIterator[tuple[Store, Admission
     from relay.store.link import LinkedStore
 
     database, socket = config.data / app.DATABASE, config.data / app.WRITER_SOCKET
+    if not make and not database.exists():
+        raise CannotStart(f"there is no database in the folder {config.data}")
     with ExitStack() as held:
         try:
             held.enter_context(app.locked(config.data))

@@ -205,6 +205,14 @@ def test_a_file_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> No
     assert f"error: {tmp_path}/events: No such file or directory" in ended.stderr.decode()
 
 
+def test_a_folder_without_a_database_has_nothing_to_export(tmp_path: Path) -> None:
+    ended = torv("relay", "export", "--data", tmp_path / "data")
+
+    assert ended.returncode == 1
+    assert ended.stderr.decode() == f"Error: there is no database in the folder {tmp_path}/data\n"
+    assert not (tmp_path / "data").exists()
+
+
 def test_export_import_export_gives_the_same_file(tmp_path: Path) -> None:
     gone = note(ALICE, "gone", created_at=1_000)
     events = [
