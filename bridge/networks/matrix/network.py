@@ -56,6 +56,8 @@ class MatrixNetwork:
         self._pictures = pictures
         self._registered: OrderedDict[str, None] = OrderedDict()
         self._joined: OrderedDict[tuple[str, str], None] = OrderedDict()
+        # A room that is entered while a profile changes may be left with the profile from before.
+        self._profiles = asyncio.Lock()
 
     async def __aenter__(self) -> "MatrixNetwork":
         self._session = aiohttp.ClientSession(
@@ -165,16 +167,17 @@ class MatrixNetwork:
     async def _join(self, user: str, room: str) -> None:
         if (user, room) in self._joined:
             return
-        try:
-            await self._call(Method.POST, Path.v3.join[room], {}, user=user)
-        except Rejected:
-            if user == self._config.bot_id:
-                raise
-            # Everybody may read the room, but perhaps not everybody may join it.
-            await self._call(
-                Method.POST, Path.v3.rooms[room].invite, {"user_id": user}, user=self._config.bot_id
-            )
-            await self._call(Method.POST, Path.v3.join[room], {}, user=user)
+        async with self._profiles:
+            try:
+                await self._call(Method.POST, Path.v3.join[room], {}, user=user)
+            except Rejected:
+                if user == self._config.bot_id:
+                    raise
+                # Everybody may read the room, but perhaps not everybody may join it.
+                await self._call(
+                    Method.POST, Path.v3.rooms[room].invite, {"user_id": user}, user=self._config.bot_id
+                )
+                await self._call(Method.POST, Path.v3.join[room], {}, user=user)
         _remember(self._joined, (user, room))
 
     def _forget(self, user: str, room: str) -> None:
@@ -182,7 +185,9 @@ class MatrixNetwork:
         self._joined.pop((user, room), None)
 
     async def _show_name(self, user: str, name: str) -> None:
-        await self._call(Method.PUT, Path.v3.profile[user].displayname, {"displayname": name}, user=user)
+        path = Path.v3.profile[user].displayname
+        async with self._profiles:
+            await self._call(Method.PUT, path, {"displayname": name}, user=user)
 
     async def _show_picture(self, user: str, url: str | None) -> None:
         mxc = ""
@@ -193,7 +198,9 @@ class MatrixNetwork:
                 Method.POST, MediaPath.v3.upload, picture.data, user=user, headers=headers
             )
             mxc = str(uploaded["content_uri"])
-        await self._call(Method.PUT, Path.v3.profile[user].avatar_url, {"avatar_url": mxc}, user=user)
+        path = Path.v3.profile[user].avatar_url
+        async with self._profiles:
+            await self._call(Method.PUT, path, {"avatar_url": mxc}, user=user)
 
     async def profile(self, person: Ref) -> Profile | None:
         found = await self._look_up(Path.v3.profile[person.id])

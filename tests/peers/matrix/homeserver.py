@@ -3,7 +3,6 @@
 import hmac
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -278,12 +277,6 @@ class Timeline:
     def until_text(self, text: str, *, seconds: float = WAIT_SECONDS) -> Json:
         """Wait for a message that contains a text."""
         return self.until(lambda event: text in str(event["content"].get("body", "")), seconds=seconds)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process at once, as a power cut would."""
-    process.send_signal(signal.SIGKILL)
-    process.wait(WAIT_SECONDS)
 
 
 def environment() -> dict[str, str]:
