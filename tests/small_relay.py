@@ -32,7 +32,7 @@ Handler = Callable[[ServerConnection], Awaitable[None]]
 @asynccontextmanager
 async def serving(handler: Handler, *, port: int = 0) -> AsyncIterator[str]:
     """Serve WebSocket on loopback while the context lasts; yield the URL."""
-    async with serve(handler, "127.0.0.1", port) as server:
+    async with serve(handler, "127.0.0.1", port, close_timeout=0.2) as server:
         yield url_of(server)
 
 

@@ -1,8 +1,8 @@
 """The Nostr client against a small relay, and against one that lies, stalls and hangs up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
 from itertools import islice, repeat
 
 import pytest
@@ -699,6 +699,79 @@ async def test_consumer_too_far_behind_is_cut_off_behind_what_it_has() -> None:
             await client.fetch(EVERYTHING)
 
 
+async def test_relay_that_reads_no_more_is_unreachable() -> None:
+    async def read_nothing(connection: ServerConnection) -> None:
+        await connection.wait_closed()
+
+    big = [note(ALICE, f"{n}" + "x" * 200_000) for n in range(60)]
+
+    async with (
+        asyncio.timeout(10),
+        serving(read_nothing) as url,
+        RelayClient(url, answer_seconds=0.2) as client,
+    ):
+        outcomes = await asyncio.gather(*map(client.publish, big), return_exceptions=True)
+
+    assert {type(outcome) for outcome in outcomes} == {Unreachable}
+
+
+@asynccontextmanager
+async def lost_unnoticed() -> AsyncIterator[tuple[RelayClient, AsyncGenerator[Event | EndOfStored, None]]]:
+    """Yield a client with a full subscription, and the subscription.
+
+    Behind what the client has read, a challenge waits, and then the end of the connection.
+    """
+    big = [note(ALICE, f"{n}" + "x" * 200_000) for n in range(6)]
+    gone = asyncio.Event()
+
+    async def flood_and_close(connection: ServerConnection) -> None:
+        request = await hear(connection)
+        assert isinstance(request, Req)
+        await say(connection, Eose(request.subscription))
+        for each in big:
+            await say(connection, Delivered(request.subscription, each))
+        await say(connection, Challenge("c"))
+        await connection.close(4000, "enough")
+        gone.set()
+
+    async with serving(flood_and_close) as url, RelayClient(url, ALICE) as client:
+        items = client.subscribe(EVERYTHING)
+        await take(items, 1)
+        await asyncio.wait_for(gone.wait(), 10)
+        assert client.held_bytes >= 2**20
+        yield client, items
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.publish(NOTE),
+        lambda client: client.fetch(EVERYTHING),
+        lambda client: client.count(EVERYTHING),
+        lambda client: client.authenticate(),
+    ],
+    ids=["publish", "fetch", "count", "authenticate"],
+)
+async def test_loss_behind_a_full_subscription_is_found_by_the_next_question(
+    ask: Callable[[RelayClient], Awaitable[object]],
+) -> None:
+    async with lost_unnoticed() as (client, items):
+        with pytest.raises(Unreachable, match="enough"):
+            await ask(client)
+
+        assert len(await take(items, 6)) == 6
+        with pytest.raises(Unreachable, match="enough"):
+            await take(items, 1)
+
+
+async def test_subscription_of_a_lost_connection_can_be_left() -> None:
+    async with lost_unnoticed() as (client, items):
+        await items.aclose()
+
+        with pytest.raises(Unreachable, match="enough"):
+            await client.publish(NOTE)
+
+
 # Coming back.
 
 
@@ -723,6 +796,26 @@ async def test_next_client_is_a_new_connection() -> None:
         await clients.aclose()
 
     assert relay.events == [NOTE]
+
+
+async def test_pauses_begin_anew_after_a_steady_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = 0
+
+    def coming() -> Iterator[float]:
+        nonlocal begun
+        begun += 1
+        yield from repeat(0.0)
+
+    async with SmallRelay() as relay:
+        clients = reconnect(lambda: RelayClient(relay.url), pauses=coming)
+        await anext(clients)
+        await anext(clients)
+        assert begun == 1
+
+        monkeypatch.setattr("relay.client.following._STEADY_SECONDS", 0.0)
+        await anext(clients)
+        assert begun == 2
+        await clients.aclose()
 
 
 async def test_reconnecting_tries_until_the_relay_is_there() -> None:
@@ -785,9 +878,9 @@ async def test_follower_resumes_at_the_newest_event_less_the_overlap(clock: Cloc
             await relay.start()
             await take(items, 1)
             clock.advance(1000)
-            await relay.add(note(BOB, "late", created_at=NOW + 500))
             await relay.add(note(BOB, "live", created_at=NOW + 2500))
-            await take(items, 1)
+            await relay.add(note(BOB, "late", created_at=NOW + 1950))
+            await take(items, 2)
             await relay.stop()
             await relay.start()
             await take(items, 1)

@@ -49,6 +49,8 @@ PAGE_EVENTS = 500
 """How many events one page of `page_back` asks for: the cap that many relays have."""
 
 _MAX_UNANSWERED_EVENTS = 256
+# How long the relay may take to answer the close of the connection.
+_CLOSE_SECONDS = 1.0
 
 
 class RelayClient:
@@ -113,7 +115,7 @@ class RelayClient:
                 open_timeout=self._connect_seconds,
                 ping_interval=self._ping_seconds,
                 ping_timeout=self._ping_seconds,
-                close_timeout=min(2.0, self._answer_seconds),
+                close_timeout=_CLOSE_SECONDS,
                 max_size=self._max_message_bytes,
             )
         except (OSError, WebSocketException, UnicodeError) as error:
@@ -133,9 +135,18 @@ class RelayClient:
             await asyncio.wait({self._reader})
         finally:
             self._lose("the connection was closed")
-            await self._connection.close()
+            await self._hang_up(self._connection)
         if not self._reader.cancelled():
             self._reader.result()
+
+    async def _hang_up(self, connection: ClientConnection) -> None:
+        try:
+            async with asyncio.timeout(2 * _CLOSE_SECONDS):
+                await connection.close()
+        except TimeoutError:
+            # close() waits without end for room in the buffer, if the relay reads no more.
+            connection.transport.abort()
+            await connection.wait_closed()
 
     async def publish(self, event: Event) -> Ok:
         """Send a signed event; return the relay's OK, which accepts it (perhaps as a duplicate).
