@@ -89,7 +89,7 @@ class Client:
         return self._driver.call("publish", self._name, event=event)
 
     def fetch(self, **wanted: Any) -> Any:
-        """Return the stored events as they came, up to EOSE or CLOSED."""
+        """Return the stored events as they came. Raises RuntimeError with the reason of a CLOSED."""
         return self._driver.call("fetch", self._name, filter=wanted)
 
     def count(self, **wanted: Any) -> Any:

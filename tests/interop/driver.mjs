@@ -35,14 +35,14 @@ function within(promise, what) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
 
-/** The events of one subscription: those before EOSE, and then one by one. */
+/** The events of one subscription: those before EOSE (or CLOSED, which rejects), and then one by one. */
 export class Arrivals {
   constructor() {
     this.stored = []
     this.live = []
     this.eosed = false
     this.waiting = null
-    this.end = new Promise((resolve) => (this.finish = resolve))
+    this.end = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }))
   }
 
   event(event) {
@@ -53,11 +53,11 @@ export class Arrivals {
 
   eose() {
     this.eosed = true
-    this.finish({ events: this.stored, closed: null })
+    this.resolve(this.stored)
   }
 
   closed(reason) {
-    this.finish({ events: this.stored, closed: reason })
+    this.reject(new Error(reason))
   }
 
   async next() {

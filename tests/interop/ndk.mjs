@@ -54,7 +54,7 @@ await answer({
   },
 
   async fetch(session, { filter }) {
-    return (await listen(session, filter, { closeOnEose: true }).end).events
+    return await listen(session, filter, { closeOnEose: true }).end
   },
 
   async count(session, { filter }) {
@@ -62,8 +62,9 @@ await answer({
   },
 
   async subscribe(session, { name, filter }) {
-    session.live.set(name, listen(session, filter, { closeOnEose: false }))
-    return (await session.live.get(name).end).events
+    const arrivals = listen(session, filter, { closeOnEose: false })
+    session.live.set(name, arrivals)
+    return await arrivals.end
   },
 
   async next(session, { name }) {

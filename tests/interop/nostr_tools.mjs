@@ -8,16 +8,16 @@ import { Arrivals, answer } from "./driver.mjs"
 
 useWebSocketImplementation(WebSocket)
 
-function listen(session, filter, { closeOnEose }) {
+function listen(session, filter) {
   const arrivals = new Arrivals()
-  const open = closeOnEose ? session.pool.subscribeEose : session.pool.subscribe
-  open.call(session.pool, [session.url], filter, {
+  const subscription = session.pool.subscribe([session.url], filter, {
     onauth: session.onauth,
     onevent: (event) => arrivals.event(event),
-    oneose: () => arrivals.eose(),
+    // The pool says EOSE before it says CLOSED, in one breath.
+    oneose: () => queueMicrotask(() => arrivals.eose()),
     onclose: ([{ reason }]) => arrivals.closed(reason),
   })
-  return arrivals
+  return { arrivals, subscription }
 }
 
 await answer({
@@ -49,8 +49,9 @@ await answer({
   },
 
   async fetch(session, { filter }) {
-    // subscribeEose reports the end of stored events by closing.
-    const { events } = await listen(session, filter, { closeOnEose: true }).end
+    const { arrivals, subscription } = listen(session, filter)
+    const events = await arrivals.end
+    await subscription.close()
     return events
   },
 
@@ -60,8 +61,9 @@ await answer({
   },
 
   async subscribe(session, { name, filter }) {
-    session.live.set(name, listen(session, filter, { closeOnEose: false }))
-    return (await session.live.get(name).end).events
+    const { arrivals } = listen(session, filter)
+    session.live.set(name, arrivals)
+    return await arrivals.end
   },
 
   async next(session, { name }) {

@@ -153,7 +153,8 @@ def test_a_private_message_is_read_by_its_recipient_only(people: People, kind: i
     assert answer["accepted"] is True
     assert bob.fetch(kinds=[kind], **{"#p": [bob.pubkey]}) == [letter]
     assert mallory.fetch(kinds=[kind], **{"#p": [bob.pubkey]}) == []
-    assert stranger.fetch(kinds=[kind], **{"#p": [bob.pubkey]}) == []
+    with pytest.raises(RuntimeError, match="auth-required: "):
+        stranger.fetch(kinds=[kind], **{"#p": [bob.pubkey]})
 
 
 def test_a_private_message_arrives_live_for_its_recipient(people: People) -> None:
