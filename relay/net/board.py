@@ -92,9 +92,13 @@ class Board:
             self._connections[slot * self.processes + process] = 0
 
     def slot(self, address: str) -> int:
-        """Return the place of an address's buckets; it stays its own while it has connections."""
+        """Return the place of an address's buckets; it stays its own while it has connections.
+
+        Where all places it could have are others' own, it shares one of them.
+        """
         key = int.from_bytes(blake2b(address.encode(), digest_size=8).digest(), "little") or 1
-        oldest = first = key % SLOTS
+        first = key % SLOTS
+        oldest: int | None = None
         oldest_touched = float("inf")
         for probe in range(PROBES):
             slot = (first + probe) % SLOTS
@@ -103,6 +107,8 @@ class Board:
             touched = max(self._touched[slot * len(Bucket) + bucket] for bucket in Bucket)
             if touched < oldest_touched and self.connections(slot) == 0:
                 oldest, oldest_touched = slot, touched
+        if oldest is None:
+            return first
         self._keys[oldest] = key
         now = time.monotonic()
         for bucket in Bucket:
