@@ -188,6 +188,16 @@ def test_a_table_in_the_place_of_a_setting_is_a_mistake(tmp_path: Path) -> None:
     ]
 
 
+def test_a_table_cannot_be_given_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORV_BRIDGE__MATRIX", '{"homeserver": "hunter2"}')
+
+    (found,) = mistakes("", tmp_path)
+
+    assert found.startswith(
+        "environment variable TORV_BRIDGE__MATRIX: bridge.matrix: expected a table, found text"
+    )
+
+
 def test_a_setting_that_is_required_is_asked_for(tmp_path: Path) -> None:
     assert mistakes('[bridge.matrix]\nserver_name = "example.org"', tmp_path) == [
         (

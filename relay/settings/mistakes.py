@@ -127,8 +127,11 @@ def describe(model: type[BaseModel], error: ErrorDetails, given: Given) -> Mista
     hint = (field.description or "") if field else ""
     if error["type"] == "missing":
         return Mistake(source, _dotted(path), "this setting is required", hint)
-    shown = _shown(field, error["input"])
-    return Mistake(source, _dotted(path), f"expected {_expected(error, field)}, found {shown}", hint)
+    expected, shown = _expected(error, field), _shown(field, error["input"])
+    if expected == "a table":
+        # Text in its place may be a whole table as JSON, with all that is in it.
+        shown = type(error["input"]).__name__.replace("str", "text")
+    return Mistake(source, _dotted(path), f"expected {expected}, found {shown}", hint)
 
 
 def _field(model: type[BaseModel], path: Location) -> FieldInfo | None:
