@@ -125,10 +125,12 @@ class Supervisor:
             began = monotonic()
             try:
                 await self._start(program)
-            except (OSError, CannotStart, TimeoutError) as error:
+            except CannotStart as error:
                 await self._end(program)
                 if not ready.done():
-                    ready.set_exception(CannotStart(str(error)))
+                    ready.set_exception(error)
+                    # Of several only the first is raised; asyncio complains of errors nobody looked at.
+                    ready.exception()
                     return
                 log.error("a process did not start", process=program.name, error=str(error))
             else:
@@ -148,30 +150,23 @@ class Supervisor:
     async def _start(self, program: Program) -> None:
         reading, writing = os.pipe()
         try:
-            argv = [*program.argv, "--ready-fd", str(writing)] if program.ready_fd else list(program.argv)
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.PIPE if program.stdin else asyncio.subprocess.DEVNULL,
-                env={**os.environ, **program.env},
-                pass_fds=(*program.fds, writing),
-                # Ctrl-C in a terminal is for the supervisor, which stops the others in order.
-                process_group=0,
-                preexec_fn=_die_with_parent,
-            )
+            process = await _spawn(program, writing)
             self._running[program.name] = process
-            if process.stdin is not None:
-                # A process that died reads nothing; its exit code says more.
-                with contextlib.suppress(ConnectionError):
-                    process.stdin.write(program.stdin)
-                    await process.stdin.drain()
-                process.stdin.close()
-            os.close(writing)
-            writing = -1
-            if program.ready_fd:
-                async with asyncio.timeout(READY_SECONDS):
-                    if not await _read_line(reading):
-                        code = await process.wait()
-                        raise CannotStart(f"the {program.name} process stopped with exit code {code}")
+            async with asyncio.timeout(READY_SECONDS):
+                if process.stdin is not None:
+                    # A process that died reads nothing; its exit code says more.
+                    with contextlib.suppress(ConnectionError):
+                        process.stdin.write(program.stdin)
+                        await process.stdin.drain()
+                    process.stdin.close()
+                os.close(writing)
+                writing = -1
+                if program.ready_fd and not await _read_line(reading):
+                    code = await process.wait()
+                    raise CannotStart(f"the {program.name} process stopped with exit code {code}")
+        except TimeoutError:
+            waited = f"{READY_SECONDS:g} seconds"
+            raise CannotStart(f"the {program.name} process was not ready after {waited}") from None
         finally:
             os.close(reading)
             if writing >= 0:
@@ -198,6 +193,22 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+async def _spawn(program: Program, ready_fd: int) -> asyncio.subprocess.Process:
+    argv = [*program.argv, "--ready-fd", str(ready_fd)] if program.ready_fd else list(program.argv)
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE if program.stdin else asyncio.subprocess.DEVNULL,
+            env={**os.environ, **program.env},
+            pass_fds=(*program.fds, ready_fd),
+            # Ctrl-C in a terminal is for the supervisor, which stops the others in order.
+            process_group=0,
+            preexec_fn=_die_with_parent,
+        )
+    except OSError as error:
+        raise CannotStart(f"cannot start the {program.name} process: {error.strerror}") from error
 
 
 def _die_with_parent() -> None:
