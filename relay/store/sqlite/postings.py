@@ -6,8 +6,7 @@ writer: a Prepared is a plain tuple of what `marshal` knows, and everything the 
 
 from functools import lru_cache
 from hashlib import blake2b
-from struct import pack
-from typing import NamedTuple
+from struct import pack, unpack
 
 from relay.nostr.event import Event
 from relay.nostr.tags import Address, indexed
@@ -34,25 +33,18 @@ Prepared = tuple[
     tuple[PreparedRemoval, ...],
     bool,
     bytes,
-    bytes,
 ]
-"""(json, created_at, kind, id hash, address hash, expires_at, owners, removals, live, postings, address).
+"""(json, created_at, kind, id hash, address hash, expires_at, owners, removals, live, postings).
 
 `owners`: keys as hex joined by spaces, None for the author. `postings`: distinct signed 64-bit
-little-endian hashes, the id's and the address's among them. `address`: `str(address)` as UTF-8,
-empty for none. The id and the author are read out of the canonical json.
+little-endian hashes, the id's and the address's among them. The id and the author are read out of
+the canonical json.
 """
 
-
-class Columns(NamedTuple):
-    """Where canonical JSON (`relay.nostr.event.encode`) holds what the store compares."""
-
-    id: slice
-    pubkey: slice
-
-
-JSON = Columns(id=slice(7, 71), pubkey=slice(83, 147))
-"""`{"id":"` id `","pubkey":"` pubkey `"`…"""
+ID = slice(7, 71)
+"""Where canonical JSON holds the id, 64 hex digits: `{"id":"` id `","pubkey":"` pubkey `"`…"""
+AUTHOR = slice(83, 147)
+"""Where canonical JSON holds the author, 64 hex digits."""
 
 
 class Hashes:
@@ -131,7 +123,6 @@ def prepare(write: Write, hashes: Hashes) -> Prepared:
         tuple(_prepare_removal(removal, hashes) for removal in write.removals),
         write.live,
         pack(f"<{len(found)}q", *found),
-        b"" if write.address is None else str(write.address).encode(),
     )
 
 
@@ -141,3 +132,8 @@ def _prepare_removal(removal: RemoveEvent | RemoveAddress, hashes: Hashes) -> Pr
             return hashes.id(id_), id_.encode(), by.encode(), 0
         case RemoveAddress(address, until):
             return hashes.address(address), str(address).encode(), None, until
+
+
+def unpack_hashes(postings: bytes) -> tuple[int, ...]:
+    """Return the hashes that `prepare` packed."""
+    return unpack(f"<{len(postings) // 8}q", postings)

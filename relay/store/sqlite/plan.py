@@ -1,0 +1,100 @@
+"""From a filter to the postings that hold its answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from relay.nostr.event import MAX_CREATED_AT
+from relay.nostr.filter import Filter
+from relay.store.sqlite.postings import SEQ_BITS, SEQ_MASK, Hashes
+
+_MAX_PAIRS = 1024
+"""Up to so many authors × kinds are looked up as pairs; beyond it by author alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """A condition on the kind, which postings hold."""
+
+    of: frozenset[int]
+    excluded: bool = False
+    """The kinds are those that are not wanted."""
+
+    def admits(self, kind: int) -> bool:
+        """Say whether the kind meets the condition."""
+        return (kind in self.of) != self.excluded
+
+
+class Keys(IntEnum):
+    """What the hashes of a drive stand for; the lower is preferred where estimates tie."""
+
+    IDS = 0
+    AUTHOR_KINDS = 1
+    TAGS = 2
+    AUTHORS = 3
+    KINDS = 4
+    EVERYTHING = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """One way to find the answer: the postings of some hashes, and what remains to be checked."""
+
+    keys: Keys
+    hashes: tuple[int, ...]
+    kinds: Kinds | None
+    """To be checked on each posting."""
+    is_exact: bool
+    """Whether nothing else is left to check; otherwise rows must be read and matched."""
+
+    @property
+    def is_disjoint(self) -> bool:
+        """Whether no event can be found under two of the hashes."""
+        return len(self.hashes) == 1 or self.keys is not Keys.TAGS
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of ts (created_at << 31 | seq), both ends included."""
+
+    low: int
+    high: int
+
+
+def span_of(wanted: Filter) -> Span:
+    """Return the range of ts that the filter's times allow."""
+    since = max(0, wanted.since or 0)
+    until = MAX_CREATED_AT if wanted.until is None else min(wanted.until, MAX_CREATED_AT)
+    # A time before 1970 shifts to a negative ts, of which no event has one.
+    return Span(since << SEQ_BITS, until << SEQ_BITS | SEQ_MASK)
+
+
+def drives(wanted: Filter, kinds: Kinds | None, hashes: Hashes) -> list[Drive]:
+    """Return the ways to answer, at least one; `kinds` stands for the filter's own condition."""
+    has_tags = bool(wanted.tags)
+    if wanted.ids is not None:
+        is_exact = wanted.authors is None and not has_tags
+        return [Drive(Keys.IDS, tuple(map(hashes.id, wanted.ids)), kinds, is_exact)]
+    found: list[Drive] = []
+    if wanted.authors is not None:
+        found.append(_by_author(wanted.authors, kinds, hashes, is_exact=not has_tags))
+    for letter, values in wanted.tags.items():
+        is_exact = wanted.authors is None and len(wanted.tags) == 1
+        found.append(Drive(Keys.TAGS, tuple(hashes.tag(letter, value) for value in values), kinds, is_exact))
+    if kinds is not None and not kinds.excluded:
+        found.append(Drive(Keys.KINDS, tuple(map(hashes.kind, kinds.of)), None, not found))
+    return found or [Drive(Keys.EVERYTHING, (hashes.everything,), kinds, True)]
+
+
+def _by_author(authors: frozenset[str], kinds: Kinds | None, hashes: Hashes, *, is_exact: bool) -> Drive:
+    if kinds is None or kinds.excluded or len(authors) * len(kinds.of) > _MAX_PAIRS:
+        return Drive(Keys.AUTHORS, tuple(map(hashes.author, authors)), kinds, is_exact)
+    pairs = tuple(hashes.author_kind(author, kind) for author in authors for kind in kinds.of)
+    return Drive(Keys.AUTHOR_KINDS, pairs, None, is_exact)
+
+
+def cheapest(options: Sequence[Drive], estimate: Callable[[Drive], int]) -> Drive:
+    """Return the drive with the fewest postings; `estimate` may stop counting at a bound."""
+    if len(options) == 1:
+        return options[0]
+    return min(sorted(options, key=lambda drive: drive.keys), key=estimate)

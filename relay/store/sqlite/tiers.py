@@ -1,0 +1,246 @@
+"""The postings of a database, in three tables of one shape, each about ten times the one before.
+
+New postings gather in the small tail and move on in sorted slices that ride along with commits, so
+that a commit rewrites few pages however large the database is (docs/decisions/0001). Postings of
+removed events stay until they are purged, in sorted slices too; `dead` tells them from the others.
+
+Every function here runs inside the writer's transaction. Slices are bounded by rows, even within
+one hash that has millions.
+"""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, field
+
+from relay.store.sqlite.postings import SEQ_BITS, unpack_hashes
+from relay.store.sqlite.statements import insert_rows, numbers
+
+Posting = tuple[int, int, int]
+"""(h, ts, kind): the keyed hash, created_at << 31 | seq, and the event's kind.
+
+A tombstone's posting has minus its number as ts, and TOMBSTONE as kind."""
+
+TOMBSTONE = -1
+
+_FIRST = (-(2**63), -(2**63))
+_LAST = (2**63 - 1, 2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Sizes of the tiers; tests make them tiny, so that merges run within a few events."""
+
+    tail_rows: int = 65_536
+    """Postings in the smallest tier before it begins to move into the middle one."""
+    middle_rows: int = 655_360
+    """Postings in the middle tier before it begins to move into the big one."""
+    hot_rows: int = 16
+    """A hash with so many postings in one batch goes straight into the big tier: few pages hold them."""
+    dead_postings: int = 65_536
+    """Postings of removed events before they are purged (at least; see `Tiers.is_purge_due`)."""
+    slice_rows: int = 8_192
+    """Rows that one commit moves or purges at most, of each tier."""
+
+
+@dataclass(slots=True)
+class _Purge:
+    """One round of removing dead postings: first gathered and sorted in memory, then deleted."""
+
+    gathered: int = 0
+    """Every dead row with a seq up to this one was looked at."""
+    is_gathering: bool = True
+    done: tuple[int, int] = _FIRST
+    """The (h, ts) up to which postings were deleted."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known without asking the database; put back when a transaction fails."""
+
+    rows: list[int]
+    """Postings in the tail and in the middle tier."""
+    cursors: list[tuple[int, int]] = field(default_factory=lambda: [_FIRST, _FIRST])
+    """The (h, ts) up to which this turn of the tail and of the middle tier has moved."""
+    dead: int = 0
+    """Postings of removed events that no purge has gathered."""
+    purge: _Purge | None = None
+
+    def copy(self) -> "_State":
+        return _State(list(self.rows), list(self.cursors), self.dead, copy(self.purge))
+
+
+class Tiers:
+    """Insert, move and purge postings, through the writer's connection."""
+
+    def __init__(self, connection: sqlite3.Connection, tuning: Tuning) -> None:
+        self._connection = connection
+        self._tuning = tuning
+        self._step = max(1, tuning.slice_rows // 8)
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("CREATE TEMP TABLE purge(h INT, ts INT, PRIMARY KEY(h, ts)) WITHOUT ROWID")
+        connection.execute("CREATE TEMP TABLE purged(seq INTEGER PRIMARY KEY)")
+        self._state = _State([self._number(f"SELECT count(*) FROM ix{tier}") for tier in range(2)])
+        self._state.dead = self._number("SELECT coalesce(sum(length(postings)), 0) / 8 FROM dead")
+
+    def _number(self, question: str, *values: int | str) -> int:
+        number: int = self._connection.execute(question, values).fetchone()[0]
+        return number
+
+    def save(self) -> "_State":
+        """Return the state, to be restored if the transaction fails."""
+        return self._state.copy()
+
+    def restore(self, state: "_State") -> None:
+        """Go back to a saved state, after a rollback."""
+        self._state = state
+
+    def insert(self, postings: list[Posting]) -> None:
+        """Add postings; sorts the list."""
+        postings.sort()
+        often = {h for h, n in Counter(h for h, _, _ in postings).items() if n >= self._tuning.hot_rows}
+        if often:
+            self._insert_into(2, [posting for posting in postings if posting[0] in often])
+            postings = [posting for posting in postings if posting[0] not in often]
+        self._insert_into(0, postings)
+        self._state.rows[0] += len(postings)
+
+    def _insert_into(self, tier: int, postings: list[Posting]) -> None:
+        insert_rows(self._connection, f"INSERT INTO ix{tier}(h, ts, kind)", postings)
+
+    def find(self, hashes: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the (h, ts) of all postings of these hashes, dead ones and tombstones included."""
+        listed = numbers(hashes)
+        return self._connection.execute(
+            " UNION ALL ".join(
+                f"SELECT h, ts FROM ix{tier} WHERE h IN (SELECT value FROM json_each(?1))"
+                for tier in range(3)
+            ),
+            (listed,),
+        ).fetchall()
+
+    def delete(self, postings: Sequence[tuple[int, int]]) -> None:
+        """Delete (h, ts) wherever they are: for the few hashes whose postings must be exact."""
+        for tier in range(3):
+            deleted = 0
+            for h, ts in postings:
+                deleted += self._connection.execute(
+                    f"DELETE FROM ix{tier} WHERE h = ? AND ts = ?", (h, ts)
+                ).rowcount
+            if tier < 2:
+                self._state.rows[tier] -= deleted
+
+    def bury(self, seqs: Sequence[int]) -> None:
+        """Note that these events are being removed; their rows must still be there."""
+        if not seqs:
+            return
+        listed = numbers(seqs)
+        self._state.dead += self._number(
+            "SELECT coalesce(sum(length(postings)), 0) / 8 FROM event "
+            "WHERE seq IN (SELECT value FROM json_each(?))",
+            listed,
+        )
+        self._connection.execute(
+            "INSERT INTO dead SELECT seq, created_at, postings FROM event "
+            "WHERE seq IN (SELECT value FROM json_each(?))",
+            (listed,),
+        )
+
+    def tidy(self, inserted: int) -> bool:
+        """Move and purge what is due, in proportion to what was inserted; whether more is due."""
+        moved = 0
+        for tier, bound in enumerate((self._tuning.tail_rows, self._tuning.middle_rows)):
+            # Not a few rows each time: every slice costs some fixed work.
+            if self._state.rows[tier] >= bound + self._step:
+                moved = self._move(
+                    tier, min(self._tuning.slice_rows, max(2 * inserted, 2 * moved, self._step))
+                )
+        self._purge(min(self._tuning.slice_rows, max(inserted, self._step)))
+        state = self._state
+        return (
+            state.purge is not None
+            or state.rows[0] >= self._tuning.tail_rows + self._step
+            or state.rows[1] >= self._tuning.middle_rows + self._step
+        )
+
+    def _move(self, tier: int, rows: int) -> int:
+        """Move the next `rows` postings by (h, ts) into the next tier; how many there were."""
+        start = self._state.cursors[tier]
+        end = self._slice_end(f"ix{tier}", start, rows)
+        between = f"FROM ix{tier} WHERE (h, ts) > (?, ?) AND (h, ts) <= (?, ?)"
+        bounds = (*start, *(end or _LAST))
+        self._connection.execute(
+            f"INSERT INTO ix{tier + 1} SELECT h, ts, kind {between} ORDER BY h, ts", bounds
+        )
+        moved = self._connection.execute(f"DELETE {between}", bounds).rowcount
+        self._state.rows[tier] -= moved
+        if tier == 0:
+            self._state.rows[1] += moved
+        self._state.cursors[tier] = end or _FIRST
+        return moved
+
+    def _slice_end(self, table: str, start: tuple[int, int], rows: int) -> tuple[int, int] | None:
+        """Return the key of the last row of a slice; None where the table ends before."""
+        found: tuple[int, int] | None = self._connection.execute(
+            f"SELECT h, ts FROM {table} WHERE (h, ts) > (?, ?) ORDER BY h, ts LIMIT 1 OFFSET ?",
+            (*start, rows - 1),
+        ).fetchone()
+        return found
+
+    def _is_purge_due(self) -> bool:
+        # The larger the tiers, the more dead postings must come together for several to share a
+        # page: half a posting for each event ever stored, a sixteenth of all postings.
+        last = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+        return self._state.dead > max(self._tuning.dead_postings, (last[0] if last else 0) // 2)
+
+    def _purge(self, rows: int) -> None:
+        if self._state.purge is None:
+            if not self._is_purge_due():
+                return
+            self._state.purge = _Purge()
+        if self._state.purge.is_gathering:
+            self._gather(self._state.purge, rows)
+        else:
+            self._delete_slice(self._state.purge, rows)
+
+    def _gather(self, purge: _Purge, rows: int) -> None:
+        """Read dead postings into memory, where they are sorted."""
+        found: list[tuple[int, int]] = []
+        # Whole events only, one at a time: one may have thousands of postings.
+        while len(found) < rows:
+            dead = self._connection.execute(
+                "SELECT seq, created_at, postings FROM dead WHERE seq > ? ORDER BY seq LIMIT 1",
+                (purge.gathered,),
+            ).fetchone()
+            if dead is None:
+                purge.is_gathering = False
+                break
+            seq, created_at, postings = dead
+            ts = created_at << SEQ_BITS | seq
+            hashes = unpack_hashes(postings)
+            found += [(h, ts) for h in hashes]
+            self._state.dead -= len(hashes)
+            purge.gathered = seq
+            self._connection.execute("INSERT INTO purged VALUES (?)", (seq,))
+        insert_rows(self._connection, "INSERT INTO purge(h, ts)", found)
+
+    def _delete_slice(self, purge: _Purge, rows: int) -> None:
+        end = self._slice_end("purge", purge.done, rows)
+        bounds = (*purge.done, *(end or _LAST))
+        for tier in range(3):
+            deleted = self._connection.execute(
+                f"DELETE FROM ix{tier} WHERE (h, ts) IN "
+                "(SELECT h, ts FROM purge WHERE (h, ts) > (?, ?) AND (h, ts) <= (?, ?))",
+                bounds,
+            ).rowcount
+            if tier < 2:
+                self._state.rows[tier] -= deleted
+        if end is not None:
+            purge.done = end
+            return
+        # Not "up to `gathered`": events with a lower seq may have died since.
+        self._connection.execute("DELETE FROM dead WHERE seq IN (SELECT seq FROM purged)")
+        self._connection.execute("DELETE FROM purge")
+        self._connection.execute("DELETE FROM purged")
+        self._state.purge = None
