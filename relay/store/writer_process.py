@@ -20,16 +20,25 @@ from relay.logs import start_logging
 from relay.settings import LogConfig
 from relay.store.api import StoreError
 from relay.store.link import WriterServer
-from relay.store.sqlite import SqliteWriter
+from relay.store.sqlite import SqliteWriter, Tuning
+
+DEFAULT = Tuning()
 
 
-async def run(path: Path, socket_path: Path, ready: Callable[[], None], stop: asyncio.Event) -> None:
+async def run(
+    path: Path,
+    socket_path: Path,
+    ready: Callable[[], None],
+    stop: asyncio.Event,
+    *,
+    tuning: Tuning = DEFAULT,
+) -> None:
     """Write the database for who connects to the socket, until `stop` is set.
 
     Raises StoreError: the database is locked, damaged, or not a relay's; StoreTooNew.
     """
     with only_writer(path):
-        writer = SqliteWriter(path)
+        writer = SqliteWriter(path, tuning)
         try:
             await WriterServer(writer, socket_path).run(ready, stop)
         finally:
@@ -57,11 +66,14 @@ def only_writer(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-async def _run_until_terminated(path: Path, socket_path: Path, ready: Callable[[], None]) -> None:
+async def run_until_terminated(
+    path: Path, socket_path: Path, ready: Callable[[], None], *, tuning: Tuning = DEFAULT
+) -> None:
+    """Do `run` until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(path, socket_path, ready, stop)
+    await run(path, socket_path, ready, stop, tuning=tuning)
 
 
 def main() -> None:
@@ -81,7 +93,7 @@ def main() -> None:
             os.close(args.ready_fd)
 
     try:
-        uvloop.run(_run_until_terminated(args.database, args.socket, ready))
+        uvloop.run(run_until_terminated(args.database, args.socket, ready))
     except StoreError as error:
         sys.exit(f"torv writer: {error}")
 

@@ -33,16 +33,13 @@ async def count(
     return await store.count(wanted, upto=upto, now=now, veil=veil)
 
 
-async def log(
-    store: Store, *, after: Seq | int = 0, upto: Seq | int = ALWAYS, now: int = NOW
-) -> list[Stored]:
-    """Return all pages of the log in one list."""
-    return [row async for page in store.log(after=Seq(after), upto=Seq(upto), now=now) for row in page]
+async def log(store: Store, *, after: Seq | int = 0, upto: Seq | None = None, now: int = NOW) -> list[Stored]:
+    """Return all pages of the log, up to the head unless said otherwise, in one list."""
+    upto = await store.head() if upto is None else upto
+    return [row async for page in store.log(after=Seq(after), upto=upto, now=now) for row in page]
 
 
-async def logged(
-    store: Store, *, after: Seq | int = 0, upto: Seq | int = ALWAYS, now: int = NOW
-) -> list[str]:
+async def logged(store: Store, *, after: Seq | int = 0, upto: Seq | None = None, now: int = NOW) -> list[str]:
     """Return the contents of the events in the log."""
     return [row.event().content for row in await log(store, after=after, upto=upto, now=now)]
 

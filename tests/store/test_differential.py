@@ -23,6 +23,7 @@ from relay.store.memory import MemoryStore
 from tests.events import ALICE, BOB, CAROL, NOW, event, pubkey, write
 from tests.store.backends import BACKENDS
 from tests.store.reading import dump, log, scan
+from tests.store.writers import Writers
 
 T = TypeVar("T")
 
@@ -165,11 +166,12 @@ async def compare(oracle: Store, upto: Seq, store: Store, same_upto: Seq, questi
 @given(steps=steps, questions=st.lists(questions, min_size=1, max_size=8))
 async def test_random_writes_and_questions_give_the_same_answers(
     backend: str,
+    writers: Writers,
     steps: list[tuple[list[Write], int | None]],
     questions: list[Question],
 ) -> None:
     with TemporaryDirectory() as folder:
-        async with BACKENDS[backend](Path(folder)) as store:
+        async with BACKENDS[backend](Path(folder), writers) as store:
             await differ(MemoryStore(), store, steps, questions)
 
 
@@ -208,7 +210,9 @@ def random_filter(chance: random.Random, events: Sequence[Event]) -> Filter:
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_larger_store_gives_the_same_answers(backend: str, seed: int, tmp_path: Path) -> None:
+async def test_a_larger_store_gives_the_same_answers(
+    backend: str, seed: int, tmp_path: Path, writers: Writers
+) -> None:
     chance = random.Random(seed)
     events = pool(1_500)
     steps: list[tuple[list[Write], int | None]] = []
@@ -226,5 +230,5 @@ async def test_a_larger_store_gives_the_same_answers(backend: str, seed: int, tm
         for _ in range(120)
     ]
 
-    async with BACKENDS[backend](tmp_path) as store:
+    async with BACKENDS[backend](tmp_path, writers) as store:
         await differ(MemoryStore(), store, steps, questions)

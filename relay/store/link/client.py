@@ -19,7 +19,7 @@ MAX_UNANSWERED_BYTES = 32 * 2**20
 MAX_PUSH_BYTES = 8 * 2**20
 """Unsent bytes, beyond which ephemeral events are dropped."""
 FIRST_RETRY_SECONDS = 0.02
-LAST_RETRY_SECONDS = 1.0
+LAST_RETRY_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class WriterLink:
         self._upto: Seq | None = None
         """How far bells have rung; None before the first greeting."""
         self._connecting: asyncio.Task[None] | None = None
+        self._failure = "it does not greet"
+        """Why the newest attempt to connect failed."""
         self._is_closing = False
         self.dropped_ephemeral = 0
         """Events that could not be announced to other processes."""
@@ -71,7 +73,7 @@ class WriterLink:
                 await self._greeted.wait()
         except TimeoutError:
             await self.close()
-            raise StoreError(f"no writer answers at {self._socket_path}") from None
+            raise StoreError(f"no writer answers at {self._socket_path}: {self._failure}") from None
 
     async def ask(self, say: Say, *body: object) -> object:
         """Return the writer's answer to a question.
@@ -144,6 +146,8 @@ class WriterLink:
             if not question.answer.done():
                 stream.send(question.frame)
         upto, self._upto = self._upto, head
+        if upto is not None:
+            log.info("found the writer process again", unanswered=len(self._questions))
         if upto is not None and upto < head:
             # Bells were missed while the connection was lost.
             self._on_bell(Bell(upto, head, None))
@@ -184,7 +188,7 @@ class WriterLink:
                 await stream.closed.wait()
                 log.warning("lost the writer process", unanswered=len(self._questions))
             except OSError as error:
-                log.debug("the writer process is away", error=str(error))
+                self._failure = str(error)
             finally:
                 if stream.transport is not None:
                     stream.transport.close()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
+from typing import cast
 
 PROTOCOL = (1, sys.version_info[:2], marshal.version)
 """Said by the writer in HELLO; marshal's format belongs to a version of Python."""
@@ -48,12 +49,13 @@ class FrameTooLong(Exception):
     """A message does not fit into a frame, or the other end announced one that cannot be right."""
 
 
-def encode(*message: object) -> bytes:
+def encode(say: Say, *body: object) -> bytes:
     """Return a message as one frame. Raises FrameTooLong."""
-    body = marshal.dumps(message)  # type: ignore[arg-type]  # it checks while it writes
-    if len(body) > MAX_FRAME_BYTES:
-        raise FrameTooLong(f"a message of {len(body)} bytes is longer than {MAX_FRAME_BYTES}")
-    return _LENGTH.pack(len(body)) + body
+    # marshal takes exact types only: no enums, no named tuples.
+    message = marshal.dumps((say.value, *body))  # type: ignore[arg-type]  # it checks while it writes
+    if len(message) > MAX_FRAME_BYTES:
+        raise FrameTooLong(f"a message of {len(message)} bytes is longer than {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(message)) + message
 
 
 class FrameReader:
@@ -90,8 +92,7 @@ class FrameStream(asyncio.Protocol):
         """The other end has not taken what was sent; only what must not be lost may be sent now."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
