@@ -114,7 +114,7 @@ async def _import(config: Configuration, files: Sequence[Path], rejects: Path | 
                 source = opened.enter_context(Source(path, max_line_bytes=max_line_bytes))
                 mark = marks.get(source.key, head=await store.head()) if source.key else None
                 bad_lines = opened.enter_context(_bad_lines(rejects, fresh=not keys and mark is None))
-                shown = opened.enter_context(meter(source.name, source.size))
+                shown = opened.enter_context(meter(Path(source.name).name, source.size))
                 report = Report()
                 if mark is not None:
                     report = mark.report

@@ -1,7 +1,7 @@
 """From lines to rows: verified on all cores, admitted by the relay's own rules, written in batches.
 
-The order of the lines does not matter to the result: the store's rules for replacing and removing
-give the same rows in any order.
+Lines are checked out of order, and written in order: the store's rules for replacing and removing give
+the same rows in any order, but so a report says the same each time.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from relay.engine.feature import Origin
 from relay.features.nip40 import expires_at
 from relay.nostr.event import Event, decode
 from relay.nostr.kinds import Retention, retention
-from relay.store.api import Store, Write
+from relay.store.api import Outcome, Store, Write
 from relay.transfer.report import Report
 from relay.transfer.source import Chunk, Source, Unreadable
 from relay.transfer.verification import Verdict, Verifiers
@@ -72,6 +72,8 @@ class Importer:
         # Enough for the verifiers to be busy while commits are under way.
         in_flight = 2 * self._verifiers.count + 2
         pending: deque[_Pending] = deque()
+        turn = asyncio.Event()
+        turn.set()
 
         async def settle() -> None:
             chunk, taking = pending[0]
@@ -94,7 +96,9 @@ class Importer:
                 if chunk is None:
                     reached_end = True
                     continue
-                pending.append(_Pending(chunk, asyncio.create_task(self._take(chunk, source.name))))
+                turn, ours = asyncio.Event(), turn
+                taking = asyncio.create_task(self._take(chunk, source.name, ours, turn))
+                pending.append(_Pending(chunk, taking))
                 if len(pending) >= in_flight:
                     await settle()
             while pending:
@@ -107,16 +111,25 @@ class Importer:
             raise broken
         return reached_end
 
-    async def _take(self, chunk: Chunk, name: str) -> tuple[Report, list["_Refused"]]:
+    async def _take(
+        self, chunk: Chunk, name: str, turn: asyncio.Event, next_turn: asyncio.Event
+    ) -> tuple[Report, list["_Refused"]]:
         verdicts = await self._verifiers.check(chunk.lines, self._max_line_bytes)
+        await turn.wait()
         writes, refused = _sort_out(verdicts, self._admission, self._now())
+        writing = asyncio.create_task(self._write(writes))
+        # Tasks begin in the order of their making, and a store keeps the order of its calls.
+        next_turn.set()
         done = Report()
-        for outcome in await self._store.write(writes) if writes else []:
+        for outcome in await writing:
             done.add_outcome(outcome)
         for one in refused:
             count = done.reject if one.is_wrong else done.leave_out
             count(one.reason, f"{name}:{chunk.first + one.index}")
         return done, refused
+
+    async def _write(self, writes: list[Write]) -> list[Outcome]:
+        return await self._store.write(writes) if writes else []
 
 
 class _Pending(NamedTuple):
