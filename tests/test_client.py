@@ -278,6 +278,16 @@ async def test_fetch_stops_at_its_bound() -> None:
     assert [each.content for each in found] == ["note 8", "note 7", "note 6", "note 5"]
 
 
+async def test_fetch_stops_when_it_holds_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.client.connection._MAX_FETCHED_BYTES", 2000)
+    stored = [note(ALICE, "x" * 600, created_at=NOW + n) for n in range(5)]
+
+    async with SmallRelay(stored) as relay, RelayClient(relay.url) as client:
+        found = await client.fetch(EVERYTHING)
+
+    assert [each.created_at - NOW for each in found] == [4, 3, 2]
+
+
 async def test_count_is_the_relays() -> None:
     async with SmallRelay(notes(ALICE, 3)) as relay, RelayClient(relay.url) as client:
         assert await client.count(EVERYTHING) == 3

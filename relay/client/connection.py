@@ -49,6 +49,7 @@ PAGE_EVENTS = 500
 """How many events one page of `page_back` asks for: the cap that many relays have."""
 
 _MAX_UNANSWERED_EVENTS = 256
+_MAX_FETCHED_BYTES = 64 * 2**20
 # How long the relay may take to answer the close of the connection.
 _CLOSE_SECONDS = 1.0
 
@@ -168,9 +169,10 @@ class RelayClient:
         """Yield stored events, `EndOfStored` once, then live events as they come, without end.
 
         Every event was checked: id, signature, and that it meets one of the filters. A consumer that
-        falls behind stops the reading of the whole connection. Leave early through
-        `contextlib.aclosing`, so that the subscription is closed at once. Raises Rejected when the
-        relay refuses or ends the subscription, Unreachable when the connection is lost.
+        falls behind stops the reading of the whole connection, which may break for it: neither side
+        waits for long. Leave early through `contextlib.aclosing`, so that the subscription is closed
+        at once. Raises Rejected when the relay refuses or ends the subscription, Unreachable when the
+        connection is lost.
         """
         await self._settle_authentication()
         name, inbox = await self._open(filters)
@@ -197,17 +199,19 @@ class RelayClient:
     async def fetch(self, filters: Sequence[Filter], *, most: int = 10_000) -> list[Event]:
         """Return the stored events as the relay sends them, newest first, each once, checked.
 
-        At most `most`; a relay has a cap of its own, so this may not be all: see `page_back`.
-        Raises Rejected or Unreachable.
+        At most `most`, and 64 MiB of JSON; a relay has a cap of its own, so this may not be all: see
+        `page_back`. Raises Rejected or Unreachable.
         """
         found: dict[str, Event] = {}
+        size = 0
         with self._awaiting_answer():
             async with aclosing(self.subscribe(filters)) as items:
                 async for item in items:
                     if isinstance(item, EndOfStored):
                         break
                     found[item.id] = item
-                    if len(found) >= most:
+                    size += len(encode(item))
+                    if len(found) >= most or size >= _MAX_FETCHED_BYTES:
                         break
         return list(found.values())
 
