@@ -55,7 +55,7 @@ class Drive:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A range of ts (created_at << 31 | seq), both ends included."""
+    """A range of ts (created_at << 31 | seq), both ends included; empty if low > high."""
 
     low: int
     high: int
@@ -63,9 +63,10 @@ class Span:
 
 def span_of(wanted: Filter) -> Span:
     """Return the range of ts that the filter's times allow."""
-    since = max(0, wanted.since or 0)
-    until = MAX_CREATED_AT if wanted.until is None else min(wanted.until, MAX_CREATED_AT)
-    # A time before 1970 shifts to a negative ts, of which no event has one.
+    since = 0 if wanted.since is None else max(0, wanted.since)
+    until = MAX_CREATED_AT if wanted.until is None else min(MAX_CREATED_AT, wanted.until)
+    if since > until:
+        return Span(1, 0)
     return Span(since << SEQ_BITS, until << SEQ_BITS | SEQ_MASK)
 
 

@@ -14,6 +14,8 @@ from relay.store.api import RemoveAddress, RemoveEvent, Write
 
 SEQ_BITS = 31
 SEQ_MASK = (1 << SEQ_BITS) - 1
+MAX_TS = 2**63 - 1
+"""The ts (created_at << 31 | seq) of the last event there can be."""
 
 PreparedRemoval = tuple[int, bytes, bytes | None, int]
 """(hash of the target, the target itself, by, until).

@@ -17,7 +17,7 @@ from relay.nostr.event import EventId, decode
 from relay.nostr.filter import Filter
 from relay.store.api import Seq, Stored
 from relay.store.sqlite.plan import Drive, Keys, Kinds, Span, cheapest, drives, span_of
-from relay.store.sqlite.postings import AUTHOR, ID, SEQ_BITS, SEQ_MASK, Hashes
+from relay.store.sqlite.postings import AUTHOR, ID, MAX_TS, SEQ_BITS, SEQ_MASK, Hashes
 from relay.store.sqlite.schema import failures_as_store_errors, hash_key, open_for_reading
 from relay.store.sqlite.statements import numbers
 
@@ -31,7 +31,7 @@ _KEYS_AT_ONCE = 256
 _POSTINGS_AT_ONCE = 1_000
 _COUNTED_AT_ONCE = 20_000
 _ESTIMATED = 2_000
-_FLOOD = 512
+_FLOOD = 128
 """A second with more postings than this is sorted by passes over its ids, in bounded memory."""
 _IDS_AT_ONCE = 8_192
 
@@ -65,8 +65,10 @@ class _Scan:
 
     wanted: Filter
     drive: Drive
+    span: Span
     upto: Seq
     now: int
+    is_oldest_first: bool = False
     passed: int = 0
     """Rows given so far."""
 
@@ -123,7 +125,7 @@ class SqliteReader:
         found: set[EventId] = set()
         for start in range(0, len(ids), _KEYS_AT_ONCE):
             hashes = [self._hashes.id(id_) for id_ in ids[start : start + _KEYS_AT_ONCE]]
-            hits = self._hits_of(hashes, Span(0, 2**63 - 1), -1)
+            hits = self._hits_of(hashes, Span(0, MAX_TS), -1)
             found.update(EventId(id_.decode()) for _, id_ in self._ids_of(hits))
         return found & set(ids)
 
@@ -141,13 +143,58 @@ class SqliteReader:
             yield [Stored(*row) for row in rows]  # type: ignore[arg-type]
             after = Seq(end)
 
+    def dump(self, *, upto: Seq, now: int) -> Iterator[list[bytes]]:
+        """Yield the json of every row, oldest first, ties by lowest id."""
+        drive = Drive(Keys.EVERYTHING, (self._hashes.everything,), None, True)
+        scan = _Scan(Filter(), drive, Span(0, MAX_TS), upto, now, is_oldest_first=True)
+        low = 0
+        while True:
+            hits = self._oldest_hits(low)
+            if not hits:
+                return
+            last = hits[-1][0] >> SEQ_BITS
+            # All but the last second, which may go on; one that is the only one is read by itself.
+            whole = [hit for hit in hits if hit[0] >> SEQ_BITS < last]
+            if whole or len(hits) < _POSTINGS_AT_ONCE:
+                kept = [hit for hit in (whole or hits) if hit[0] & SEQ_MASK <= upto]
+                for page in self._pages(kept, scan):
+                    yield [row.json for row in page.rows]
+                low = (last if whole else last + 1) << SEQ_BITS
+            else:
+                for page in self._flooded_second(last, scan):
+                    yield [row.json for row in page.rows]
+                low = (last + 1) << SEQ_BITS
+            if low > MAX_TS:
+                return
+
+    def _oldest_hits(self, low: int) -> list[Hit]:
+        """Return the first postings of all from `low` on, ascending."""
+        found = self._ask(
+            " UNION ALL ".join(
+                f"SELECT * FROM (SELECT {n}, ts, kind FROM {tier} WHERE h = ?1 AND ts >= ?2 "
+                "ORDER BY ts LIMIT ?3)"
+                for n, tier in enumerate(_TIERS)
+            ),
+            self._hashes.everything,
+            low,
+            _POSTINGS_AT_ONCE,
+        )
+        ends = [
+            part[-1][1]
+            for n in range(len(_TIERS))
+            if len(part := [row for row in found if row[0] == n]) == _POSTINGS_AT_ONCE
+        ]
+        # A tier that gave all it may has more above its last one.
+        end = min(ends, default=MAX_TS)
+        return sorted((ts, kind) for _, ts, kind in found if ts <= end)
+
     def scan(self, wanted: Filter, *, upto: Seq, now: int) -> Iterator[Page]:
         """Yield matching rows, newest first, ties by lowest id; `wanted.limit` only sizes the pages."""
         if wanted.is_empty or wanted.limit == 0:
             return
         span = span_of(wanted)
         drive = self._choose(wanted, _kinds_of(wanted), span)
-        scan = _Scan(wanted, drive, upto, now)
+        scan = _Scan(wanted, drive, span, upto, now)
         at_once = _POSTINGS_AT_ONCE if wanted.limit is None else min(wanted.limit + 2, _POSTINGS_AT_ONCE)
         while True:
             held: list[Hit] = []
@@ -162,7 +209,7 @@ class SqliteReader:
                 yield from self._pages(held, scan)
                 return
             second = held[0][0] >> SEQ_BITS
-            yield from self._flooded_second(second, span, scan)
+            yield from self._flooded_second(second, scan)
             span = Span(span.low, (second << SEQ_BITS) - 1)
 
     def _choose(self, wanted: Filter, kinds: Kinds | None, span: Span) -> Drive:
@@ -250,7 +297,7 @@ class SqliteReader:
                 continue
             yield sorted(found if drive.is_disjoint else set(found), reverse=True)
             if len(found) < at_once // 4:
-                width = min(width * 6 + 1, 2**63)
+                width = min(width * 6 + 1, MAX_TS)
             elif len(found) > at_once // 2:
                 width //= 2
             high = low - 1
@@ -271,20 +318,29 @@ class SqliteReader:
         )
 
     def _pages(self, hits: list[Hit], scan: "_Scan") -> Iterator[Page]:
-        """Read the rows of whole seconds, descending, in pages."""
+        """Read the rows of whole seconds; pages end with a second, for rows are put in order within it."""
         start = 0
         while start < len(hits):
-            # The page ends with a second, for rows are put in order within it. No second is longer
-            # than _FLOOD here.
             end = start + min(_ROWS_AT_ONCE, scan.left)
             while end < len(hits) and hits[end][0] >> SEQ_BITS == hits[end - 1][0] >> SEQ_BITS:
                 end += 1
-            yield self._page(hits[start:end], scan)
+            if end - start > _ROWS_AT_ONCE + _FLOOD:
+                second = hits[end - 1][0] >> SEQ_BITS
+                while hits[end - 1][0] >> SEQ_BITS == second and end > start:
+                    end -= 1
+                if end > start:
+                    yield self._page(hits[start:end], scan)
+                yield from self._flooded_second(second, scan)
+                while end < len(hits) and hits[end][0] >> SEQ_BITS == second:
+                    end += 1
+            else:
+                yield self._page(hits[start:end], scan)
             start = end
 
     def _page(self, hits: list[Hit], scan: "_Scan") -> Page:
         rows = self._rows(hits, scan.now)
-        rows.sort(key=lambda row: (-row[0].created_at, row[0].json[ID]))
+        sign = 1 if scan.is_oldest_first else -1
+        rows.sort(key=lambda row: (sign * row[0].created_at, row[0].json[ID]))
         found = [row for row in rows if scan.admits(row[0])]
         scan.passed += len(found)
         return Page([row for row, _ in found], [kind for _, kind in found])
@@ -308,10 +364,10 @@ class SqliteReader:
             numbers(ts & SEQ_MASK for ts, _ in hits),
         )
 
-    def _flooded_second(self, second: int, span: Span, scan: "_Scan") -> Iterator[Page]:
+    def _flooded_second(self, second: int, scan: "_Scan") -> Iterator[Page]:
         """Read one second of very many events by lowest id, a bounded number of ids in each pass."""
-        low = max(span.low, second << SEQ_BITS)
-        high = min(span.high, second << SEQ_BITS | SEQ_MASK)
+        low = max(scan.span.low, second << SEQ_BITS)
+        high = min(scan.span.high, second << SEQ_BITS | SEQ_MASK)
         above = b""
         while True:
             lowest: list[tuple[bytes, Hit]] = []
@@ -412,7 +468,7 @@ class SqliteReader:
         `kinds` stands for the filter's own condition.
         """
         span = span_of(wanted)
-        scan = _Scan(wanted, self._choose(wanted, kinds, span), upto, now)
+        scan = _Scan(wanted, self._choose(wanted, kinds, span), span, upto, now)
         low = span.high + 1
         for hits in self._hits(scan.drive, span, _POSTINGS_AT_ONCE, now):
             kept = [hit for hit in hits if hit[0] & SEQ_MASK <= upto]

@@ -87,6 +87,13 @@ class Reading:
             async for rows in slices:
                 yield rows
 
+    async def dump(self, *, upto: Seq, now: int) -> AsyncIterator[list[bytes]]:
+        """See `Store.dump`."""
+        slices = self._slices(lambda reader: reader.dump(upto=upto, now=now))
+        async with aclosing(slices):
+            async for rows in slices:
+                yield rows
+
     async def scan(
         self, wanted: Filter, *, upto: Seq, now: int, veil: Veil | None = None
     ) -> AsyncIterator[list[Stored]]:

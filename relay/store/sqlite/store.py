@@ -143,6 +143,10 @@ class SqliteStore:
         """See `Store.log`."""
         return self._reading.log(after=after, upto=upto, now=now)
 
+    def dump(self, *, upto: Seq, now: int) -> AsyncIterator[list[bytes]]:
+        """See `Store.dump`."""
+        return self._reading.dump(upto=upto, now=now)
+
     def listen(self, on_bell: Callable[[Bell], None]) -> None:
         """See `Store.listen`."""
         self._on_bell.append(on_bell)
