@@ -5,7 +5,8 @@ one tag letter, else kinds, else "everything". An event then meets only the filt
 author, tags and kind.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 from relay.nostr.event import Event
@@ -21,6 +22,7 @@ class Filtered(Protocol):
 
 
 S = TypeVar("S", bound=Filtered)
+T = TypeVar("T")
 Key = tuple[str, str | int]
 
 _EVERYTHING: Key = ("", "")
@@ -30,7 +32,10 @@ class SubscriptionIndex(Generic[S]):
     """A set of subscriptions that answers "who wants this event?"."""
 
     def __init__(self) -> None:
-        self._filed: dict[Key, dict[S, None]] = {}
+        self._certain: dict[Key, dict[S, None]] = {}
+        """Those of whom some filter asks for nothing but the key: it matches without a look."""
+        self._possible: dict[Key, dict[S, tuple[Filter, ...]]] = {}
+        """Those of whom these filters ask for more than the key."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -40,32 +45,59 @@ class SubscriptionIndex(Generic[S]):
         """File a subscription, once."""
         self._size += 1
         for wanted in subscription.filters:
-            for key in _keys(wanted):
-                self._filed.setdefault(key, {})[subscription] = None
+            if _is_only_key(wanted):
+                for key in _keys(wanted):
+                    self._certain.setdefault(key, {})[subscription] = None
+            else:
+                for key in _keys(wanted):
+                    filed = self._possible.setdefault(key, {})
+                    filed[subscription] = (*filed.get(subscription, ()), wanted)
 
     def remove(self, subscription: S) -> None:
         """Forget a subscription that was filed."""
         self._size -= 1
         for wanted in subscription.filters:
             for key in _keys(wanted):
-                filed = self._filed.get(key)
-                if filed is not None:
-                    filed.pop(subscription, None)
-                    if not filed:
-                        del self._filed[key]
+                _unfile(self._certain, key, subscription)
+                _unfile(self._possible, key, subscription)
 
     def matching(self, event: Event) -> list[S]:
         """Return the subscriptions with a filter that matches, each once."""
-        filed = self._filed
-        found = [group for key in _looked_up(event) if (group := filed.get(key))]
-        if not found:
-            return []
-        candidates = found[0] if len(found) == 1 else dict.fromkeys(s for group in found for s in group)
-        return [
-            subscription
-            for subscription in candidates
-            if any(wanted.matches(event) for wanted in subscription.filters)
-        ]
+        groups: list[Iterable[S]] = []
+        for key in _looked_up(event):
+            certain = self._certain.get(key)
+            if certain:
+                groups.append(certain)
+            possible = self._possible.get(key)
+            if possible:
+                matching = [
+                    subscription
+                    for subscription, filters in possible.items()
+                    if filters[0].matches(event) or any(wanted.matches(event) for wanted in filters[1:])
+                ]
+                if matching:
+                    groups.append(matching)
+        if len(groups) < 2:
+            return list(groups[0]) if groups else []
+        return list(dict.fromkeys(chain.from_iterable(groups)))
+
+
+def _unfile(filed: dict[Key, dict[S, T]], key: Key, subscription: S) -> None:
+    group = filed.get(key)
+    if group is not None:
+        group.pop(subscription, None)
+        if not group:
+            del filed[key]
+
+
+def _is_only_key(wanted: Filter) -> bool:
+    """Say whether every event found under one of the filter's keys matches."""
+    conditions = [wanted.ids, wanted.authors, wanted.kinds, *wanted.tags.values()]
+    return (
+        sum(condition is not None for condition in conditions) <= 1
+        and wanted.since is None
+        and wanted.until is None
+    )
 
 
 def _keys(wanted: Filter) -> list[Key]:

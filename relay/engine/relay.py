@@ -1,6 +1,7 @@
 """The relay without sockets: publish, subscribe, count. One per process and served name."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from relay.engine.admission import Admission
 from relay.engine.feature import Feature, Gate, Handler, Origin, VeilRule
 from relay.engine.index import SubscriptionIndex
 from relay.engine.intake import Arrival, Intake, Reply
-from relay.engine.subscription import Subscription, merge
+from relay.engine.subscription import LiveEvent, Subscription, merge
 from relay.engine.tail import Tail
 from relay.nostr.event import Event, decode
 from relay.nostr.filter import Filter
@@ -136,21 +137,21 @@ class Relay:
         )
 
     def _on_rows(self, rows: Sequence[Stored]) -> None:
-        if not len(self.index):
-            return
-        for row in rows:
-            self._pass_on(row.event(), row.json, row)
+        if len(self.index):
+            self._pass_on([(row.event(), LiveEvent(row.seq, row.json)) for row in rows])
 
     def _on_ephemeral(self, events: Sequence[bytes]) -> None:
-        if not len(self.index):
-            return
-        for json in events:
-            self._pass_on(decode(json), json, None)
+        if len(self.index):
+            self._pass_on([(decode(json), LiveEvent(None, json)) for json in events])
 
-    def _pass_on(self, event: Event, json: bytes, row: Stored | None) -> None:
-        seq = None if row is None else row.seq
-        veiled = event.kind in self._veiled_kinds
-        for subscription in self.index.matching(event):
-            if veiled and not self.is_visible(event, subscription.reader.origin):
-                continue
-            subscription.offer(seq, json, buffer_bytes=self._buffer_bytes)
+    def _pass_on(self, arrived: Sequence[tuple[Event, LiveEvent]]) -> None:
+        due: defaultdict[Subscription, list[LiveEvent]] = defaultdict(list)
+        for event, live in arrived:
+            subscriptions = self.index.matching(event)
+            if event.kind in self._veiled_kinds:
+                subscriptions = [s for s in subscriptions if self.is_visible(event, s.reader.origin)]
+            for subscription in subscriptions:
+                due[subscription].append(live)
+        # All that is due to a subscription at once is one write.
+        for subscription, events in due.items():
+            subscription.offer(events, buffer_bytes=self._buffer_bytes)

@@ -16,14 +16,33 @@ from relay.nostr.messages import delivered_prefix
 from relay.store.api import Seq, Stored
 
 
+class LiveEvent:
+    """One event on its way to many subscriptions: what their messages share is made once."""
+
+    __slots__ = ("heads", "seq", "tail")
+
+    def __init__(self, seq: Seq | None, json: bytes) -> None:
+        self.seq = seq
+        """None for an ephemeral event."""
+        self.tail = json + b"]"
+        """What stands in every EVENT message behind the subscription's prefix."""
+        self.heads: dict[int, bytes] = {}
+        """For the connections: frame headers by the length of the prefix."""
+
+    @property
+    def json(self) -> bytes:
+        """The event alone."""
+        return self.tail[:-1]
+
+
 class Reader(Protocol):
     """The connection a subscription belongs to."""
 
     @property
     def origin(self) -> Origin: ...
 
-    def deliver(self, subscription: "Subscription", json: bytes) -> None:
-        """Queue a live event for sending."""
+    def deliver(self, subscription: "Subscription", events: Sequence["LiveEvent"]) -> None:
+        """Queue live events for sending, in their order."""
 
     def end_slow(self, subscription: "Subscription") -> None:
         """End a subscription whose client fell too far behind, and say so."""
@@ -43,32 +62,34 @@ class Subscription:
         self.line = Seq(0)
         """Stored events have seq ≤ line, live ones seq > line."""
         self.live = False
-        self._buffer: list[tuple[Seq | None, bytes]] | None = None
+        self._buffer: list[LiveEvent] | None = None
         self._buffered_bytes = 0
 
-    def offer(self, seq: Seq | None, json: bytes, *, buffer_bytes: int) -> None:
-        """Take a live event that matches and may be seen.
+    def offer(self, events: Sequence[LiveEvent], *, buffer_bytes: int) -> None:
+        """Take live events that match and may be seen, in the order of the log.
 
-        `seq` is None for an ephemeral event. Before EOSE the event waits, in `buffer_bytes` at most.
+        Before EOSE they wait, in `buffer_bytes` at most.
         """
         if self.live:
             # A follower that lags behind the line offers what the stored part has sent already.
-            if seq is None or seq > self.line:
-                self.reader.deliver(self, json)
+            if (seq := events[0].seq) is not None and seq <= self.line:
+                events = [event for event in events if event.seq is None or event.seq > self.line]
+            if events:
+                self.reader.deliver(self, events)
             return
-        self._buffered_bytes += len(json)
+        self._buffered_bytes += sum(len(event.tail) for event in events)
         if self._buffered_bytes > buffer_bytes:
             self.reader.end_slow(self)
             return
         if self._buffer is None:
             self._buffer = []
-        self._buffer.append((seq, json))
+        self._buffer.extend(events)
 
-    def go_live(self) -> list[bytes]:
+    def go_live(self) -> list[LiveEvent]:
         """Return what was buffered beyond the line, in the order of the log; from now on events pass."""
         self.live = True
         buffered, self._buffer = self._buffer or (), None
-        return [json for seq, json in buffered if seq is None or seq > self.line]
+        return [event for event in buffered if event.seq is None or event.seq > self.line]
 
 
 async def merge(scans: Sequence[AsyncIterator[list[Stored]]]) -> AsyncIterator[list[Stored]]:

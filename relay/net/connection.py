@@ -6,7 +6,8 @@ built once and written to the transport as they are (no compression is negotiate
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from time import monotonic
 
 import structlog
@@ -17,9 +18,9 @@ from relay.config import RelayConfig
 from relay.engine.feature import Origin
 from relay.engine.limits import Rate
 from relay.engine.relay import Relay
-from relay.engine.subscription import Subscription
+from relay.engine.subscription import LiveEvent, Subscription
 from relay.net.board import Board, Bucket, Counter
-from relay.net.frames import event_frame, text_frame
+from relay.net.frames import event_frame, live_frames, text_frame
 from relay.net.outbox import Outbox
 from relay.net.session import Answer, NotText, Session
 from relay.nostr.event import PubKey
@@ -238,10 +239,10 @@ class Connection:
             self._last_heard = now
             self._spawn(self.shut(WSCloseCode.OK, b"idle"))
 
-    def deliver(self, subscription: Subscription, json: bytes) -> None:
-        """Queue a live event."""
-        self._outbox.push(event_frame(subscription.prefix, json), subscription)
-        self._board.add(Counter.LIVE_SENT)
+    def deliver(self, subscription: Subscription, events: Sequence[LiveEvent]) -> None:
+        """Queue live events."""
+        self._outbox.push(live_frames(subscription.prefix, events), subscription)
+        self._board.add(Counter.LIVE_SENT, len(events))
         if self._outbox.is_over:
             self.end_slow(subscription)
 
@@ -271,7 +272,7 @@ class Connection:
                 if isinstance(answer, Refusal):
                     self._refuse(name, str(answer))
                 else:
-                    self._serve((Count, name), self._send_count(name, answer))
+                    self._serve((Count, name), partial(self._send_count, name, answer))
             case Close(name):
                 self._close(name)
 
@@ -304,9 +305,9 @@ class Connection:
         self._subscriptions[subscription.name] = subscription
         self._board.add(Counter.SUBSCRIPTIONS_OPEN)
         self._relay.open(subscription)
-        self._serve((Req, subscription.name), self._send_stored(subscription))
+        self._serve((Req, subscription.name), partial(self._send_stored, subscription))
 
-    def _serve(self, question: _Question, work: Coroutine[None, None, None]) -> None:
+    def _serve(self, question: _Question, work: Callable[[], Coroutine[None, None, None]]) -> None:
         earlier = self._serving.pop(question, None)
         if earlier is not None:
             earlier.cancel()
@@ -318,20 +319,18 @@ class Connection:
         if self._serving.get(question) is task:
             del self._serving[question]
 
-    async def _at_edge(self, work: Coroutine[None, None, None]) -> None:
+    async def _at_edge(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         if self._scans is None:
             self._scans = asyncio.Semaphore(SCANS_AT_A_TIME)
         try:
             async with self._scans:
-                await work
+                await work()
         except ConnectionError:
             return  # the client is gone; its reader notices too
         except Exception:
             # A mistake of ours must not take the other clients down: this one is told to come back.
             log.exception("answering failed; closing the connection", connection=self.number)
             await self.shut(WSCloseCode.INTERNAL_ERROR, b"internal error")
-        finally:
-            work.close()
 
     async def _send_stored(self, subscription: Subscription) -> None:
         frames: list[bytes] = []
@@ -356,7 +355,7 @@ class Connection:
             return
         self._board.add(Counter.STORED_SENT, rows)
         frames.append(text_frame(encode_relay_message(Eose(subscription.name))))
-        frames.extend(event_frame(prefix, json) for json in subscription.go_live())
+        frames.append(live_frames(prefix, subscription.go_live()))
         self._outbox.push(b"".join(frames), subscription)
 
     async def _send_count(self, name: str, filters: list[Filter]) -> None:

@@ -1,5 +1,9 @@
 """Server-to-client WebSocket text frames, built once and written as they are (RFC 6455, section 5.2)."""
 
+from collections.abc import Sequence
+
+from relay.engine.subscription import LiveEvent
+
 _TEXT = 0x81  # FIN, opcode 1; a server does not mask
 
 
@@ -11,6 +15,21 @@ def text_frame(payload: bytes) -> bytes:
 def event_frame(prefix: bytes, json: bytes) -> bytes:
     """Return the frame of `["EVENT", subscription, event]` without copying the event twice."""
     return b"".join((_header(len(prefix) + len(json) + 1), prefix, json, b"]"))
+
+
+def live_frames(prefix: bytes, events: Sequence[LiveEvent]) -> bytes:
+    """Return the frames of one subscription's live events, joined.
+
+    Headers depend on the prefix by its length only, and are kept with the event.
+    """
+    length = len(prefix)
+    pieces: list[bytes] = []
+    for event in events:
+        head = event.heads.get(length)
+        if head is None:
+            head = event.heads[length] = _header(length + len(event.tail))
+        pieces += (head, prefix, event.tail)
+    return b"".join(pieces)
 
 
 def _header(length: int) -> bytes:

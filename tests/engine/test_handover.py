@@ -7,7 +7,7 @@ from itertools import permutations
 
 from relay.engine.feature import Origin
 from relay.engine.relay import Relay
-from relay.engine.subscription import Subscription
+from relay.engine.subscription import LiveEvent, Subscription
 from relay.nostr.filter import Filter
 from relay.store.memory import MemoryStore
 from tests.events import ALICE, NOW, note, write
@@ -30,8 +30,8 @@ class Client:
     got: list[bytes] = field(default_factory=list)
     ended: bool = False
 
-    def deliver(self, subscription: Subscription, json: bytes) -> None:
-        self.got.append(json)
+    def deliver(self, subscription: Subscription, events: Sequence[LiveEvent]) -> None:
+        self.got.extend(event.json for event in events)
 
     def end_slow(self, subscription: Subscription) -> None:
         self.ended = True
@@ -71,7 +71,7 @@ class Run:
     async def _read_and_go_live(self) -> None:
         async for page in self.relay.stored(self.subscription):
             self.client.got.extend(row.json for row in page)
-        self.client.got.extend(self.subscription.go_live())
+        self.client.got.extend(event.json for event in self.subscription.go_live())
 
 
 async def run(schedule: Sequence[str]) -> list[str]:
@@ -132,7 +132,7 @@ async def test_events_stored_while_a_subscription_reads_arrive_once_and_after_eo
         relay.open(subscription)
         await relay.draw_line(subscription)
         stored = [row.json async for page in relay.stored(subscription) for row in page]
-        client.got.extend(subscription.go_live())
+        client.got.extend(event.json for event in subscription.go_live())
         return client, stored
 
     writing = asyncio.create_task(store_all())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.engine.feature import Origin
-from relay.engine.subscription import Subscription, merge
+from relay.engine.subscription import LiveEvent, Subscription, merge
 from relay.nostr.filter import Filter
 from relay.store.api import Seq, Stored
 
@@ -23,8 +23,8 @@ class Reader:
     got: list[bytes] = field(default_factory=list)
     ended: int = 0
 
-    def deliver(self, subscription: Subscription, json: bytes) -> None:
-        self.got.append(json)
+    def deliver(self, subscription: Subscription, events: Sequence[LiveEvent]) -> None:
+        self.got.extend(event.json for event in events)
 
     def end_slow(self, subscription: Subscription) -> None:
         self.ended += 1
@@ -97,29 +97,41 @@ def subscription(reader: Reader) -> Subscription:
     return Subscription("s", [Filter()], reader)
 
 
+def live(*seqs: int | None) -> list[LiveEvent]:
+    """Return live events that hold their seq; None is an ephemeral one."""
+    return [
+        LiveEvent(None, b"ephemeral") if seq is None else LiveEvent(Seq(seq), b"%d" % seq) for seq in seqs
+    ]
+
+
+def jsons(events: Sequence[LiveEvent]) -> list[bytes]:
+    return [event.json for event in events]
+
+
 def test_what_comes_before_eose_waits_and_then_passes_in_order() -> None:
     reader = Reader()
     waiting = subscription(reader)
     waiting.line = Seq(5)
 
-    for seq in (4, 5, 6, 7):
-        waiting.offer(Seq(seq), b"%d" % seq, buffer_bytes=100)
-    waiting.offer(None, b"ephemeral", buffer_bytes=100)
+    waiting.offer(live(4, 5, 6), buffer_bytes=100)
+    waiting.offer(live(7), buffer_bytes=100)
+    waiting.offer(live(None), buffer_bytes=100)
 
     assert reader.got == []
-    assert waiting.go_live() == [b"6", b"7", b"ephemeral"]
+    assert jsons(waiting.go_live()) == [b"6", b"7", b"ephemeral"]
 
 
 def test_after_eose_events_beyond_the_line_pass_at_once() -> None:
     reader = Reader()
-    live = subscription(reader)
-    live.line = Seq(5)
-    assert live.go_live() == []
+    after_eose = subscription(reader)
+    after_eose.line = Seq(5)
+    assert after_eose.go_live() == []
 
-    for seq in (4, 5, 6):
-        live.offer(Seq(seq), b"%d" % seq, buffer_bytes=0)
-    live.offer(None, b"ephemeral", buffer_bytes=0)
+    after_eose.offer(live(4, 5), buffer_bytes=0)
+    assert reader.got == []
 
+    after_eose.offer(live(5, 6), buffer_bytes=0)
+    after_eose.offer(live(None), buffer_bytes=0)
     assert reader.got == [b"6", b"ephemeral"]
 
 
@@ -127,11 +139,11 @@ def test_a_buffer_that_is_full_to_the_byte_is_fine_and_one_more_ends_it() -> Non
     reader = Reader()
     waiting = subscription(reader)
 
-    waiting.offer(Seq(1), b"12345", buffer_bytes=10)
-    waiting.offer(None, b"67890", buffer_bytes=10)
+    # A byte more than the event: the bracket that closes its message.
+    waiting.offer([LiveEvent(Seq(1), b"1234"), LiveEvent(None, b"6789")], buffer_bytes=10)
     assert reader.ended == 0
 
-    waiting.offer(Seq(2), b"!", buffer_bytes=10)
+    waiting.offer([LiveEvent(Seq(2), b"")], buffer_bytes=10)
     assert reader.ended == 1
 
 

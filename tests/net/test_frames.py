@@ -2,8 +2,10 @@
 
 import pytest
 
-from relay.net.frames import event_frame, text_frame
+from relay.engine.subscription import LiveEvent
+from relay.net.frames import event_frame, live_frames, text_frame
 from relay.nostr.messages import delivered_prefix
+from relay.store.api import Seq
 from tests.net.house import payloads
 
 LENGTHS = [
@@ -42,4 +44,17 @@ def test_frames_may_be_joined() -> None:
         b"one",
         b"",
         b"y" * 70_000,
+    ]
+
+
+def test_live_events_of_one_subscription_are_joined_and_may_be_sent_to_others() -> None:
+    events = [LiveEvent(Seq(1), b'{"id":"1"}'), LiveEvent(None, b"x" * 200)]
+
+    assert payloads(live_frames(delivered_prefix("a"), events)) == [
+        b'["EVENT","a",{"id":"1"}]',
+        b'["EVENT","a",' + b"x" * 200 + b"]",
+    ]
+    assert payloads(live_frames(delivered_prefix("longer"), events)) == [
+        b'["EVENT","longer",{"id":"1"}]',
+        b'["EVENT","longer",' + b"x" * 200 + b"]",
     ]
