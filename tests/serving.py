@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -84,24 +85,27 @@ class Served:
 
     def workers(self) -> list[int]:
         """Return the pids of the worker processes."""
-        return [pid for pid, line in self.children().items() if "worker" in line]
+        return [pid for pid, line in self.children().items() if "relay.app" in line]
 
     def writer(self) -> int:
         """Return the pid of the writer process."""
-        (pid,) = (pid for pid, line in self.children().items() if "writer" in line)
+        (pid,) = (pid for pid, line in self.children().items() if "writer_process" in line)
         return pid
 
 
 def _descendants(pid: int) -> list[int]:
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *_descendants(child)]
+    with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *_descendants(child)]
     return found
 
 
 def _command_line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""
 
 
 def _start(command: list[str], environment: dict[str, str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -113,25 +117,28 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> tuple[
     try:
         return process, _announced_url(process, log)
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(STOP_SECONDS)
+        with process:
+            os.killpg(process.pid, signal.SIGKILL)
         raise
 
 
 def _announced_url(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Wait until the relay prints that it is ready; return its ws:// URL."""
+    """Wait until the relay prints that it is ready; return the ws:// URL beside its http:// one.
+
+    The ws:// URL that it prints is the public one, which may name another host.
+    """
     assert process.stdout is not None
     printed = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while not (found := re.search(rb"ws://\S+", printed)) or b"\n" not in printed[found.end() :]:
+        while not (found := re.search(rb"http(://\S+)", printed)) or b"\n" not in printed[found.end() :]:
             if not selector.select(START_SECONDS):
                 raise TimeoutError(f"torv serve printed no URL in {START_SECONDS} s: {log.read_text()}")
             chunk = os.read(process.stdout.fileno(), 65_536)
             if not chunk:
                 raise RuntimeError(f"torv serve ended before it was ready: {log.read_text()}")
             printed += chunk
-    return found[0].decode()
+    return "ws" + found[1].decode()
 
 
 @pytest.fixture(scope="session")

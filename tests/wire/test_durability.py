@@ -91,14 +91,16 @@ async def test_killing_a_process_under_load_loses_nothing_that_got_ok(
     served = torv_serve(workers=2)
 
     async with load(served.url, new_key()) as under_load:
-        for round_ in (1, 2, 3):
+        for _ in range(3):
             await under_load.reaches(len(under_load.acknowledged) + 500)
-            pid = served.writer() if victim == "writer" else served.workers()[round_ % 2]
+            pid = served.writer() if victim == "writer" else served.workers()[0]
             os.kill(pid, signal.SIGKILL)
         await under_load.reaches(len(under_load.acknowledged) + 500)
 
     assert await missing(served.url, under_load.acknowledged) == set()
-    assert len(served.workers()) == 2
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while len(served.workers()) < 2:  # noqa: ASYNC110  # the other side is another process
+            await asyncio.sleep(0.05)
 
 
 async def test_killing_everything_under_load_loses_nothing_that_got_ok(torv_serve: TorvServe) -> None:
@@ -138,7 +140,7 @@ async def test_a_goodbye_says_restart_and_answers_what_was_taken(torv_serve: Tor
     async with AsyncExitStack() as stack:
         wires: list[Wire] = [await stack.enter_async_context(dial(served.url)) for _ in range(4)]
         idle = await stack.enter_async_context(dial(served.url))
-        await idle.subscribe({"limit": 0})
+        await idle.subscribe({"kinds": [7]})
         for number, wire in enumerate(wires):
             for n in range(100):
                 await wire.send_event(note(key, f"{number} {n}"))

@@ -15,7 +15,7 @@ DEADLINE_SECONDS = 30
 
 
 async def test_one_connection_holds_only_so_many_subscriptions(torv_serve: TorvServe) -> None:
-    served = torv_serve("[relay.limits]\nmax_subscriptions = 3\n")
+    served = torv_serve("[relay.limits]\nmax_subscriptions = 3\n", workers=1)
 
     async with dial(served.url) as wire:
         for n in range(3):
@@ -74,7 +74,8 @@ async def test_connections_are_counted_over_all_workers_of_an_address(torv_serve
 async def test_a_trusted_key_is_exempt_once_it_is_proved(torv_serve: TorvServe) -> None:
     bridge = new_key()
     served = torv_serve(
-        f'[relay]\ntrust_bridge_keys = ["{bridge.public}"]\n[relay.limits]\nevents_per_minute = 1\n'
+        f'[relay]\ntrust_bridge_keys = ["{bridge.public}"]\n[relay.limits]\nevents_per_minute = 1\n',
+        workers=1,
     )
 
     async with dial(served.url) as wire:
@@ -107,7 +108,7 @@ async def test_an_event_beyond_a_limit_is_refused(
 
 
 async def test_a_filter_gets_no_more_than_the_relays_limit(torv_serve: TorvServe) -> None:
-    served = torv_serve("[relay.limits]\nmax_limit = 2\n")
+    served = torv_serve("[relay.limits]\nmax_limit = 2\n", workers=1)
     key = new_key()
 
     async with dial(served.url) as wire:
@@ -129,7 +130,7 @@ async def wait_for(served: Served, name: str, value: float) -> None:
 async def test_a_subscriber_that_does_not_read_loses_its_subscription_and_is_told(
     torv_serve: TorvServe,
 ) -> None:
-    served = torv_serve(UNLIMITED + "max_outbox_bytes = 65536\n")
+    served = torv_serve(UNLIMITED + "max_outbox_bytes = 65536\n", workers=1)
     key = new_key()
 
     async with dial(served.url, receive_buffer=4096) as slow, dial(served.url) as publisher:
@@ -155,7 +156,7 @@ async def test_a_subscriber_that_does_not_read_loses_its_subscription_and_is_tol
 
 
 async def test_a_socket_that_takes_nothing_is_cut(torv_serve: TorvServe) -> None:
-    served = torv_serve(UNLIMITED + "[relay.timeouts]\nstalled_seconds = 1\n")
+    served = torv_serve(UNLIMITED + "[relay.timeouts]\nstalled_seconds = 1\n", workers=1)
     key = new_key()
 
     async with dial(served.url) as publisher:
@@ -172,7 +173,7 @@ async def test_a_socket_that_takes_nothing_is_cut(torv_serve: TorvServe) -> None
 
 
 async def test_a_client_that_reads_no_answers_is_not_read_either(torv_serve: TorvServe) -> None:
-    served = torv_serve(UNLIMITED + "[relay.timeouts]\nstalled_seconds = 1\n")
+    served = torv_serve(UNLIMITED + "[relay.timeouts]\nstalled_seconds = 1\n", workers=1)
 
     async with dial(served.url, receive_buffer=4096) as flood, dial(served.url) as other:
 

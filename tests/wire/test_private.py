@@ -97,7 +97,7 @@ async def test_a_proof_is_never_passed_on(relay_url: str) -> None:
 
 
 async def test_a_public_url_setting_decides_what_a_proof_must_name(torv_serve: TorvServe) -> None:
-    served = torv_serve('[relay]\nurl = "wss://square.example"\n')
+    served = torv_serve('[relay]\nurl = "wss://square.example"\n', workers=1)
 
     async with dial(served.url) as wire:
         assert (await wire.authenticate(new_key(), relay="ws://127.0.0.1/"))[0] is False
