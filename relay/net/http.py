@@ -1,9 +1,11 @@
 """Plain HTTP: what features route, health, metrics, and a word to people who come with a browser."""
 
+import asyncio
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,11 +15,14 @@ from relay import __version__
 from relay.config import RelayConfig
 from relay.engine.feature import Feature, HttpRequest, HttpResponse, Route
 from relay.net.board import Board, Counter
-from relay.store.api import Store, StoreError
+from relay.store.api import Seq, Store, StoreError
+
+log = structlog.get_logger(__name__)
 
 MIN_FREE_BYTES = 64 * 2**20
 """With less room on the data folder's disk the relay calls itself not ready."""
 ANSWER_SECONDS = 5.0
+"""For the database to answer before it counts as not ready."""
 
 _COUNTERS = {
     Counter.CONNECTIONS_OPENED: ("torv_connections_opened", "WebSocket connections accepted."),
@@ -41,7 +46,8 @@ _EVENTS = {
 class Metrics(Collector):
     """The board's sums, in Prometheus' terms; every worker answers for the whole machine."""
 
-    def __init__(self, board: Board, head: int) -> None:
+    def __init__(self, board: Board, head: Seq | None) -> None:
+        """`head` is None where the database cannot say."""
         self._board = board
         self._head = head
 
@@ -58,7 +64,8 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "torv_subscriptions", "Open subscriptions.", value=self._board.total(Counter.SUBSCRIPTIONS_OPEN)
         )
-        yield GaugeMetricFamily("torv_log_head", "Seq of the newest commit.", value=self._head)
+        if self._head is not None:
+            yield GaugeMetricFamily("torv_log_head", "Seq of the newest commit.", value=self._head)
         info = GaugeMetricFamily("torv_info", "This software.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
@@ -105,17 +112,26 @@ class Pages:
 
     async def _readiness(self) -> web.Response:
         try:
-            await self._store.head()
-            await self._store.write([])
-        except StoreError as error:
-            return _text(f"not ready: {error}\n", 503)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._store.head()
+                await self._store.write([])
+        except (StoreError, TimeoutError) as error:
+            log.warning("not ready", error=str(error) or "the database is too slow")
+            return _text("not ready: the database does not answer\n", 503)
         if shutil.disk_usage(self._data).free < MIN_FREE_BYTES:
             return _text("not ready: the disk is full\n", 503)
         return _text("ready\n")
 
     async def _metrics(self) -> web.Response:
+        head: Seq | None
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                head = await self._store.head()
+        except (StoreError, TimeoutError):
+            # Metrics are wanted most when something is broken: the others are shown.
+            head = None
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(Metrics(self._board, await self._store.head()))
+        registry.register(Metrics(self._board, head))
         return web.Response(
             body=generate_latest(registry),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
