@@ -94,6 +94,11 @@ class Socket:
     def say(self, type_: WSMsgType, data: object = None) -> None:
         self._said.put_nowait(WSMessage(type_, data, None))
 
+    @property
+    def unread(self) -> int:
+        """How many messages the connection has not taken yet."""
+        return self._said.qsize()
+
     async def receive(self) -> WSMessage:
         return await self._said.get()
 
