@@ -74,10 +74,9 @@ async def test_a_seq_is_not_used_again_after_reopening(
 
 
 async def test_closing_finishes_what_was_begun(durable: Backend, tmp_path: Path, writers: Writers) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        async with durable(tmp_path, writers) as store:
-            begun = [tasks.create_task(store.write([write(one)])) for one in notes(ALICE, 20)]
-            await asyncio.sleep(0)  # each has begun, none has ended
+    async with asyncio.TaskGroup() as tasks, durable(tmp_path, writers) as store:
+        begun = [tasks.create_task(store.write([write(one)])) for one in notes(ALICE, 20)]
+        await asyncio.sleep(0)  # each has begun, none has ended
 
     assert [outcome.name for task in begun for outcome in task.result()] == ["STORED"] * 20
     async with durable(tmp_path, writers) as store:
