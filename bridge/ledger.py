@@ -96,6 +96,10 @@ def create_tables(database: sqlite_utils.Database) -> None:
             network TEXT NOT NULL, scope TEXT NOT NULL, value INTEGER NOT NULL,
             PRIMARY KEY (network, scope)
         ) STRICT, WITHOUT ROWID;
+        CREATE TABLE bookmark (
+            network TEXT NOT NULL, scope TEXT NOT NULL, value TEXT NOT NULL,
+            PRIMARY KEY (network, scope)
+        ) STRICT, WITHOUT ROWID;
         CREATE TABLE identity (
             network TEXT NOT NULL, id TEXT NOT NULL,
             ghost_network TEXT NOT NULL, ghost_id TEXT NOT NULL,
@@ -192,9 +196,14 @@ class Ledger:
     # The inbox.
 
     def receive(
-        self, network: str, arrivals: Sequence[Arrival], cursors: Mapping[str, int], now: float
+        self,
+        network: str,
+        arrivals: Sequence[Arrival],
+        now: float,
+        cursors: Mapping[str, int],
+        bookmarks: Mapping[str, str],
     ) -> int:
-        """Store arrivals that are new, and move cursors forward; return how many were new."""
+        """Store arrivals that are new, and move cursors and bookmarks; return how many were new."""
         with self._transaction() as db:
             before = db.total_changes
             db.executemany(
@@ -208,11 +217,20 @@ class Ledger:
                 "ON CONFLICT DO UPDATE SET value = max(value, excluded.value)",
                 [(network, scope, value) for scope, value in cursors.items()],
             )
+            db.executemany(
+                "INSERT OR REPLACE INTO bookmark VALUES (?, ?, ?)",
+                [(network, scope, value) for scope, value in bookmarks.items()],
+            )
         return new
 
     def cursor(self, network: str, scope: str) -> int | None:
         """Return how far a scope was read; None if it never was."""
         found = self._one("SELECT value FROM cursor WHERE network = ? AND scope = ?", network, scope)
+        return found[0] if found else None
+
+    def bookmark(self, network: str, scope: str) -> str | None:
+        """Return a bookmark; None if it was never set."""
+        found = self._one("SELECT value FROM bookmark WHERE network = ? AND scope = ?", network, scope)
         return found[0] if found else None
 
     def received(self, network: str, limit: int) -> list[Received]:
@@ -314,11 +332,9 @@ class Ledger:
         )
         return tuple(map(_link, rows))
 
-    def followed(self) -> frozenset[Ref]:
-        """Return everybody whom a link follows."""
-        return frozenset(
-            Ref(*row) for row in self._db.execute("SELECT DISTINCT follows_network, follows_id FROM link")
-        )
+    def links(self) -> list[Link]:
+        """Return all links."""
+        return [_link(row) for row in self._db.execute(f"SELECT {_LINK} FROM link ORDER BY room_id")]
 
     def identity(self, person: Ref) -> Identity | None:
         """Return what is remembered of somebody who is or was mirrored."""
@@ -413,10 +429,11 @@ def _apply(db: sqlite3.Connection, change: Change, ghosts: Mapping[Ref, Ref]) ->
             )
         case LinkEnded(room):
             db.execute("DELETE FROM link WHERE room_network = ? AND room_id = ?", (room.network, room.id))
-            # Whoever is linked again is read from the new link's beginning on.
+            # What is linked again is read from the new link's beginning on.
             db.execute(
                 "DELETE FROM cursor WHERE network = 'nostr' AND scope NOT IN (SELECT follows_id FROM link)"
             )
+            db.execute("DELETE FROM bookmark WHERE network = ? AND scope = ?", (room.network, room.id))
         case OptedOut(person, network, lane, at_ms):
             db.execute(
                 "INSERT INTO opted_out VALUES (?, ?, ?) ON CONFLICT DO NOTHING",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bridge.model import Capabilities, Identity, Op, Profile, Ref, Room
+from bridge.model import Capabilities, Identity, Link, Op, Profile, Ref, Room
 from bridge.plan import Act
 
 
@@ -52,14 +52,22 @@ class Task:
 class Inbox(Protocol):
     """Where a network puts what arrives."""
 
-    def receive(self, arrivals: Sequence[Arrival], cursors: Mapping[str, int] | None = None) -> int:
-        """Store the arrivals and the cursors in one durable transaction; return how many were new.
+    def receive(
+        self,
+        arrivals: Sequence[Arrival],
+        cursors: Mapping[str, int] | None = None,
+        bookmarks: Mapping[str, str] | None = None,
+    ) -> int:
+        """Store arrivals, cursors and bookmarks in one durable transaction; return how many were new.
 
         Only after it has returned may the far side be told that they have arrived.
         """
 
     def cursor(self, scope: str) -> int | None:
         """Return the stored cursor; None when there is none."""
+
+    def bookmark(self, scope: str) -> str | None:
+        """Return a stored bookmark, a position that only the far side understands; None without one."""
 
 
 class Network(Protocol):
@@ -71,8 +79,11 @@ class Network(Protocol):
     async def run(self, inbox: Inbox) -> None:
         """Receive for ever; lost connections are made again with backoff."""
 
-    def watch(self, people: frozenset[Ref]) -> None:
-        """Receive what these people post, besides what arrives unasked. Other networks' are ignored."""
+    def watch(self, links: Sequence[Link]) -> None:
+        """Receive what is posted in these rooms and by these people, besides what arrives unasked.
+
+        What belongs to another network is passed over.
+        """
 
     def parse(self, raw: bytes) -> Op | None:
         """Read an arrival; None when nothing follows from it. Pure. Raises Unreadable."""

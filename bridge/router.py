@@ -46,26 +46,16 @@ class Router:
         self._watch()
         async with asyncio.TaskGroup() as group:
             for network in self._networks.values():
-                group.create_task(network.run(_Inbox(self, network.name)))
+                inbox = _Inbox(self._ledger, network.name, self._now, self._arrived[network.name])
+                group.create_task(network.run(inbox))
                 group.create_task(self._digest_all(network))
             group.create_task(self._deliver_all())
             group.create_task(self._prune())
 
-    def receive(self, network: str, arrivals: Sequence[Arrival], cursors: Mapping[str, int]) -> int:
-        """Put arrivals into the inbox, durably; return how many were new."""
-        new = self._ledger.receive(network, arrivals, cursors, self._now())
-        if new:
-            self._arrived[network].set()
-        return new
-
-    def cursor(self, network: str, scope: str) -> int | None:
-        """Return how far a network was read."""
-        return self._ledger.cursor(network, scope)
-
     def _watch(self) -> None:
-        followed = self._ledger.followed()
+        links = self._ledger.links()
         for network in self._networks.values():
-            network.watch(followed)
+            network.watch(links)
 
     async def _prune(self) -> None:
         while True:
@@ -253,17 +243,32 @@ class Router:
 
 
 class _Inbox:
-    """The router's inbox as one network sees it."""
+    """The ledger's inbox as one network sees it; wakes the router when something is in it."""
 
-    def __init__(self, router: Router, network: str) -> None:
-        self._router = router
+    def __init__(
+        self, ledger: Ledger, network: str, now: Callable[[], float], arrived: asyncio.Event
+    ) -> None:
+        self._ledger = ledger
         self._network = network
+        self._now = now
+        self._arrived = arrived
 
-    def receive(self, arrivals: Sequence[Arrival], cursors: Mapping[str, int] | None = None) -> int:
-        return self._router.receive(self._network, arrivals, cursors or {})
+    def receive(
+        self,
+        arrivals: Sequence[Arrival],
+        cursors: Mapping[str, int] | None = None,
+        bookmarks: Mapping[str, str] | None = None,
+    ) -> int:
+        new = self._ledger.receive(self._network, arrivals, self._now(), cursors or {}, bookmarks or {})
+        if new:
+            self._arrived.set()
+        return new
 
     def cursor(self, scope: str) -> int | None:
-        return self._router.cursor(self._network, scope)
+        return self._ledger.cursor(self._network, scope)
+
+    def bookmark(self, scope: str) -> str | None:
+        return self._ledger.bookmark(self._network, scope)
 
 
 def _pause(attempts: int) -> float:

@@ -46,14 +46,14 @@ def ledger() -> Iterator[Ledger]:
 
 def arrive(ledger: Ledger, id_: str = "1") -> Received:
     """Let something arrive, and return it from the inbox."""
-    ledger.receive("matrix", [Arrival(id_, b"raw")], {}, 0.0)
+    ledger.receive("matrix", [Arrival(id_, b"raw")], 0.0, {}, {})
     return ledger.received("matrix", 10)[-1]
 
 
 def test_arrivals_wait_in_order_and_each_once(ledger: Ledger) -> None:
-    assert ledger.receive("matrix", [Arrival("a", b"1"), Arrival("b", b"2")], {}, 0.0) == 2
-    assert ledger.receive("matrix", [Arrival("a", b"1"), Arrival("c", b"3")], {}, 0.0) == 1
-    assert ledger.receive("nostr", [Arrival("a", b"4")], {}, 0.0) == 1
+    assert ledger.receive("matrix", [Arrival("a", b"1"), Arrival("b", b"2")], 0.0, {}, {}) == 2
+    assert ledger.receive("matrix", [Arrival("a", b"1"), Arrival("c", b"3")], 0.0, {}, {}) == 1
+    assert ledger.receive("nostr", [Arrival("a", b"4")], 0.0, {}, {}) == 1
 
     assert [one.id for one in ledger.received("matrix", 10)] == ["a", "b", "c"]
     assert [one.raw for one in ledger.received("matrix", 2)] == [b"1", b"2"]
@@ -62,10 +62,21 @@ def test_arrivals_wait_in_order_and_each_once(ledger: Ledger) -> None:
 def test_cursors_only_move_forward(ledger: Ledger) -> None:
     assert ledger.cursor("nostr", "x") is None
 
-    ledger.receive("nostr", [], {"x": 7}, 0.0)
-    ledger.receive("nostr", [], {"x": 5}, 0.0)
+    ledger.receive("nostr", [], 0.0, {"x": 7}, {})
+    ledger.receive("nostr", [], 0.0, {"x": 5}, {})
 
     assert ledger.cursor("nostr", "x") == 7
+
+
+def test_bookmarks_are_replaced_and_go_with_their_link(ledger: Ledger) -> None:
+    ledger.settle(arrive(ledger), [LinkMade(LINK)], [], {})
+    ledger.receive("matrix", [], 0.0, {}, {ROOM.id: "t1"})
+    ledger.receive("matrix", [], 0.0, {}, {ROOM.id: "t2"})
+    assert ledger.bookmark("matrix", ROOM.id) == "t2"
+
+    ledger.settle(arrive(ledger, "2"), [LinkEnded(ROOM)], [], {})
+
+    assert ledger.bookmark("matrix", ROOM.id) is None
 
 
 def test_a_settled_arrival_is_done_and_its_plan_is_kept(ledger: Ledger) -> None:
@@ -76,7 +87,7 @@ def test_a_settled_arrival_is_done_and_its_plan_is_kept(ledger: Ledger) -> None:
     assert ledger.received("matrix", 10) == []
     assert ledger.link(ROOM) == LINK
     assert ledger.followers(BOB) == (LINK,)
-    assert ledger.followed() == {BOB}
+    assert ledger.links() == [LINK]
     assert ledger.identity(BOB) == KNOWN_BOB
     assert ledger.copies(NOTE) == (COPY,)
     assert ledger.heads() == [("matrix", BOB.id, 0.0)]
@@ -98,7 +109,7 @@ def test_an_arrival_that_was_set_aside_does_not_come_again(ledger: Ledger) -> No
     ledger.set_aside(arrive(ledger), "poison")
 
     assert ledger.received("matrix", 10) == []
-    assert ledger.receive("matrix", [Arrival("1", b"raw")], {}, 0.0) == 0
+    assert ledger.receive("matrix", [Arrival("1", b"raw")], 0.0, {}, {}) == 0
 
 
 def test_a_delivery_notes_the_id_of_its_copy(ledger: Ledger) -> None:
@@ -208,7 +219,7 @@ def test_what_was_taken_back_stays_taken_back_by_its_author_only(ledger: Ledger)
 def test_an_account_is_read_from_its_newest_link_on(ledger: Ledger) -> None:
     ledger.settle(arrive(ledger, "1"), [LinkMade(LINK)], [], {})
     assert ledger.cursor("nostr", BOB.id) == 5
-    ledger.receive("nostr", [], {BOB.id: 100}, 0.0)
+    ledger.receive("nostr", [], 0.0, {BOB.id: 100}, {})
 
     ledger.settle(arrive(ledger, "2"), [LinkEnded(ROOM)], [], {})
     ledger.settle(arrive(ledger, "3"), [LinkMade(Link(ROOM, BOB, 900_000, ALICE))], [], {})
@@ -231,7 +242,7 @@ def test_ids_of_old_arrivals_are_forgotten_and_waiting_ones_are_not(ledger: Ledg
 
     ledger.prune(31 * 86_400.0)
 
-    assert ledger.receive("matrix", [Arrival("done", b"raw"), Arrival("waiting", b"raw")], {}, 0.0) == 1
+    assert ledger.receive("matrix", [Arrival("done", b"raw"), Arrival("waiting", b"raw")], 0.0, {}, {}) == 1
 
 
 def test_another_seed_is_refused(tmp_path: Path) -> None:

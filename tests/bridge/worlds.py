@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlite3 import Connection
 
 from bridge.ledger import Ledger
-from bridge.model import Capabilities, Command, Identity, Op, Post, Profile, Ref, Room
+from bridge.model import Capabilities, Command, Identity, Link, Op, Post, Profile, Ref, Room
 from bridge.network import Arrival, Inbox, Rejected, Rendered, Task, Unreachable, Unreadable
 from bridge.plan import Act, PutPost, PutProfile, Tell
 from bridge.router import Router
@@ -94,7 +94,6 @@ class WorldNetwork:
         self.name = world.name
         self._world = world
         self._steps = steps
-        self.watched: frozenset[Ref] = frozenset()
 
     async def run(self, inbox: Inbox) -> None:
         for id_, fields in self._world.written:
@@ -106,8 +105,8 @@ class WorldNetwork:
                 await asyncio.sleep(0)
         await asyncio.get_running_loop().create_future()
 
-    def watch(self, people: frozenset[Ref]) -> None:
-        self.watched = people
+    def watch(self, links: Sequence[Link]) -> None:
+        """Everything arrives unasked."""
 
     def parse(self, raw: bytes) -> Op | None:
         fields = json.loads(raw)

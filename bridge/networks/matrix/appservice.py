@@ -47,7 +47,7 @@ def application(hs_token: str, inbox: Inbox) -> web.Application:
         events = body.get("events") if isinstance(body, dict) else None
         if not isinstance(events, list):
             return _error(400, "M_BAD_JSON", "a transaction holds a list of events")
-        new = inbox.receive([_arrival(event) for event in events])
+        new = inbox.receive([to_arrival(event) for event in events])
         log.debug("transaction events=%d new=%d", len(events), new)
         return web.json_response({})
 
@@ -66,7 +66,8 @@ def application(hs_token: str, inbox: Inbox) -> web.Application:
     return app
 
 
-def _arrival(event: object) -> Arrival:
+def to_arrival(event: object) -> Arrival:
+    """Return an event as it is kept in the inbox."""
     raw = json.dumps(event, separators=(",", ":")).encode()
     id_ = event.get("event_id") if isinstance(event, dict) else None
     # Without an id it cannot be read either; it is kept by its hash, to be set aside with a reason.

@@ -8,7 +8,7 @@ forgets transaction ids when it restarts, and makes a second event.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
 import aiohttp
@@ -23,9 +23,9 @@ from mautrix.errors import (
 )
 
 from bridge.media import PictureFetcher
-from bridge.model import Capabilities, Identity, Op, Profile, Ref, Room
+from bridge.model import Capabilities, Identity, Link, Op, Profile, Ref, Room
 from bridge.network import Inbox, Rejected, Rendered, Task, Unreachable
-from bridge.networks.matrix import appservice, convert
+from bridge.networks.matrix import appservice, convert, recovery
 from bridge.networks.matrix.registration import APPSERVICE_ID, Tokens
 from bridge.networks.matrix.settings import MatrixConfig
 from bridge.plan import Act
@@ -39,6 +39,8 @@ DEVICE = "TORV"
 BOT_NAME = "Torv"
 
 REQUEST_SECONDS = 30.0
+RECOVERY_SECONDS = 300.0
+"""How long an event that the homeserver forgot to push may go unnoticed."""
 MAX_REMEMBERED = 10_000
 """Users and memberships that are known to be in order, so that they are not set up anew."""
 
@@ -58,6 +60,9 @@ class MatrixNetwork:
         self._joined: OrderedDict[tuple[str, str], None] = OrderedDict()
         # A room that is entered while a profile changes may be left with the profile from before.
         self._profiles = asyncio.Lock()
+        self._linked: Sequence[str] = ()
+        self._is_out = False
+        self._must_recover = asyncio.Event()
 
     async def __aenter__(self) -> "MatrixNetwork":
         self._session = aiohttp.ClientSession(
@@ -71,34 +76,60 @@ class MatrixNetwork:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    def watch(self, people: frozenset[Ref]) -> None:
-        """Do nothing: the homeserver pushes what happens in the rooms that the bot is in."""
+    def watch(self, links: Sequence[Link]) -> None:
+        self._linked = [link.room.id for link in links if link.room.network == self.name]
+        self._must_recover.set()
 
     async def run(self, inbox: Inbox) -> None:
         runner = web.AppRunner(appservice.application(self._tokens.hs_token, inbox), access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._config.host, self._config.port).start()
-            await self._introduce()
-            await asyncio.get_running_loop().create_future()
+            await self._introduce(inbox)
+            await self._watch_over(inbox)
         finally:
             await runner.cleanup()
 
-    async def _introduce(self) -> None:
+    async def _introduce(self, inbox: Inbox) -> None:
         """Make the bot's account and have the homeserver send at once what it has kept for us."""
-        for attempt, pause in enumerate(backoff()):
+        said = ""
+        for pause in backoff():
             try:
                 await self._register(self._config.bot_id)
                 await self._show_name(self._config.bot_id, BOT_NAME)
+                # Before the homeserver pushes what is newer: so it comes in order.
+                await self._recover(inbox)
                 # The homeserver's own pause before it tries again grows to minutes; a ping ends it.
                 await self._call(Method.POST, Path.v1.appservice[APPSERVICE_ID].ping)
             except (Unreachable, Rejected) as error:
-                level = logging.DEBUG if attempt else logging.WARNING
-                log.log(level, "the homeserver is not ready, trying again: %s", error)
+                if str(error) != said:
+                    log.warning("the homeserver is not ready, trying again: %s", error)
+                said = str(error)
                 await asyncio.sleep(pause)
             else:
                 log.info("connected homeserver=%s bot=%s", self._config.homeserver, self._config.bot_id)
                 return
+
+    async def _watch_over(self, inbox: Inbox) -> None:
+        """Look for ever for what was not pushed: now and then, after an outage, and in new rooms."""
+        while True:
+            self._must_recover.clear()
+            try:
+                await self._recover(inbox)
+            except Unreachable as error:
+                log.debug("cannot look for what was not pushed: %s", error)
+            try:
+                async with asyncio.timeout(RECOVERY_SECONDS):
+                    await self._must_recover.wait()
+            except TimeoutError:
+                continue
+
+    async def _recover(self, inbox: Inbox) -> None:
+        for room in self._linked:
+            await recovery.recover(self._ask_as_bot, inbox, room)
+
+    async def _ask_as_bot(self, path: PathBuilder, query: Mapping[str, str]) -> dict[str, object]:
+        return await self._call(Method.GET, path, user=self._config.bot_id, query=query)
 
     def parse(self, raw: bytes) -> Op | None:
         return convert.to_op(raw, self._config)
@@ -265,8 +296,12 @@ class MatrixNetwork:
                 method, path, content, headers, query, sensitive=method is not Method.GET
             )
         except (MatrixConnectionError, aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self._is_out = True
             # ValueError: an answer that is not JSON, as proxies give it when the homeserver is down.
             raise Unreachable(f"{self._config.homeserver}: {error or type(error).__name__}") from error
+        if self._is_out:
+            self._is_out = False
+            self._must_recover.set()
         if not isinstance(answer, dict):
             raise Unreachable(f"{self._config.homeserver}: the answer is not an object")
         return answer

@@ -7,11 +7,11 @@ is idempotent by itself: an event that is sent again is the same event.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 from bridge.identities import ghost_key, service_key
-from bridge.model import Capabilities, Identity, Op, Profile, Ref, Room
+from bridge.model import Capabilities, Identity, Link, Op, Profile, Ref, Room
 from bridge.network import Arrival, Inbox, Rejected, Rendered, Task, Unreachable
 from bridge.networks.nostr import convert
 from bridge.plan import Accept, Act, PutPicture, PutPost, PutProfile, Tell, Withdraw
@@ -50,8 +50,8 @@ class NostrNetwork:
         self._watched: frozenset[str] = frozenset()
         self._rewatch = asyncio.Event()
 
-    def watch(self, people: frozenset[Ref]) -> None:
-        watched = frozenset(person.id for person in people if person.network == self.name)
+    def watch(self, links: Sequence[Link]) -> None:
+        watched = frozenset(link.follows.id for link in links if link.follows.network == self.name)
         if watched != self._watched:
             self._watched = watched
             self._rewatch.set()

@@ -88,6 +88,7 @@ class Homeserver:
             "app_service_config_files": [str(registration)],
             "rc_message": fast,
             "rc_registration": fast,
+            "rc_room_creation": fast,
             "rc_login": {"address": fast, "account": fast, "failed_attempts": fast},
             "rc_joins": {"local": fast, "remote": fast},
             "rc_invites": {"per_room": fast, "per_user": fast, "per_issuer": fast},
