@@ -15,12 +15,13 @@ from typing import cast
 import pytest
 
 from relay.nostr.event import EventId, encode
-from relay.store.api import Bell, RemoveEvent, Seq, StoreError, Write
+from relay.store.api import Bell, Outcome, RemoveEvent, Seq, StoreError, Write
 from relay.store.link import LinkedStore
 from relay.store.link.frames import PROTOCOL, FrameReader, FrameTooLong, Say
 from relay.store.link.frames import encode as encode_frame
+from relay.store.sqlite import Hashes, prepare
 from tests.events import ALICE, BOB, NOW, event, note, notes, pubkey, write
-from tests.store.reading import EVERYTHING, Ear, count, found, keep, log
+from tests.store.reading import EVERYTHING, Ear, count, found, keep, log, logged
 from tests.store.writers import Writers
 
 LONG_AGO = 1
@@ -83,7 +84,10 @@ class RawWorker:
         self._messages: list[tuple[object, ...]] = []
 
     def send(self, say: Say, *body: object) -> None:
-        self._socket.sendall(encode_frame(say, *body))
+        self.send_bytes(encode_frame(say, *body))
+
+    def send_bytes(self, frames: bytes) -> None:
+        self._socket.sendall(frames)
 
     def hear(self) -> tuple[object, ...]:
         """Return the next message."""
@@ -455,14 +459,43 @@ async def test_a_worker_that_does_not_read_holds_up_nobody(place: Place) -> None
 
 
 async def test_a_batch_the_writer_cannot_take_fails_alone(place: Place) -> None:
-    with RawWorker(place.socket) as raw:
-        async with place.worker() as store:
-            raw.send(Say.WRITE, 7, [("not", "prepared")])
-            assert await keep(store, write(note(ALICE, "right"))) == ["STORED"]
+    async with place.worker() as store:
+        right = prepare(write(note(ALICE, "right")), Hashes(store.key))
+        with RawWorker(place.socket) as raw:
+            # In one piece, so that they share a commit.
+            raw.send_bytes(
+                encode_frame(Say.WRITE, 7, [right]) + encode_frame(Say.WRITE, 8, [right, ("not", "prepared")])
+            )
 
             assert raw.hear() == (Say.HELLO, PROTOCOL, 0)
-            assert (Say.FAILED, 7) in [raw.hear()[:2], raw.hear()[:2]]
-            assert await found(store) == ["right"]
+            assert raw.hear() == (Say.DONE, 7, [Outcome.STORED.value])
+            assert (await asyncio.to_thread(raw.hear))[0] == Say.BELL
+            assert (await asyncio.to_thread(raw.hear))[:2] == (Say.FAILED, 8)
+        assert await found(store) == ["right"]
+
+
+async def test_more_than_may_be_under_way_is_written_in_order(place: Place) -> None:
+    # 60 MB: twice what a worker may have unanswered, four times what the writer takes in advance.
+    batches = [[write(note(ALICE, f"{n:02} {m} {'x' * 100_000}")) for m in range(10)] for n in range(60)]
+    async with place.worker() as store:
+        outcomes = await asyncio.gather(*(store.write(batch) for batch in batches))
+
+        assert [outcome.name for batch in outcomes for outcome in batch] == ["STORED"] * 600
+        assert [content[:4] for content in await logged(store)] == [
+            f"{n:02} {m}" for n in range(60) for m in range(10)
+        ]
+
+
+async def test_a_writer_of_another_version_is_refused(tmp_path: Path) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(encode_frame(Say.HELLO, (0, (3, 11), 4), 0))
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_unix_server(greet, tmp_path / "writer.sock")
+    async with server:
+        with pytest.raises(StoreError, match=r"it speaks \(0, \(3, 11\), 4\), .* not the same Torv"):
+            await LinkedStore.connect(tmp_path / "torv.sqlite3", tmp_path / "writer.sock", answer_seconds=0.3)
 
 
 async def test_a_worker_that_talks_nonsense_is_hung_up_on(place: Place) -> None:

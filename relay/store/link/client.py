@@ -138,8 +138,13 @@ class WriterLink:
 
     # What the stream reports
 
-    def greeted(self, stream: "_WriterStream", head: Seq) -> None:
+    def greeted(self, stream: "_WriterStream", protocol: object, head: Seq) -> None:
         """Take a new connection into use."""
+        if protocol != PROTOCOL:
+            self._failure = f"it speaks {protocol!r}, this process {PROTOCOL!r}: they are not the same Torv"
+            stream.abort()
+            return
+        stream.is_greeted = True
         self._stream = stream
         self._greeted.set()
         for question in self._questions.values():
@@ -184,14 +189,14 @@ class WriterLink:
             try:
                 with socket_address(self._socket_path) as address:
                     await loop.create_unix_connection(lambda stream=stream: stream, address)  # type: ignore[misc]
-                pause = FIRST_RETRY_SECONDS
                 await stream.closed.wait()
-                log.warning("lost the writer process", unanswered=len(self._questions))
+                if stream.is_greeted:
+                    pause = FIRST_RETRY_SECONDS
+                    log.warning("lost the writer process", unanswered=len(self._questions))
             except OSError as error:
                 self._failure = str(error)
             finally:
-                if stream.transport is not None:
-                    stream.transport.close()
+                stream.abort()
             await asyncio.sleep(pause)
             pause = min(pause * 2, LAST_RETRY_SECONDS)
 
@@ -202,6 +207,7 @@ class _WriterStream(FrameStream):
     def __init__(self, link: WriterLink) -> None:
         super().__init__()
         self._link = link
+        self.is_greeted = False
         self.closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -226,7 +232,7 @@ class _WriterStream(FrameStream):
                 self._link.heard(rows)
             case (Say.FAILED, int(number), str(text)):
                 self._link.answered(number, StoreError(text))
-            case (Say.HELLO, protocol, int(head)) if protocol == PROTOCOL:
-                self._link.greeted(self, Seq(head))
+            case (Say.HELLO, protocol, int(head)):
+                self._link.greeted(self, protocol, Seq(head))
             case _:
                 raise ValueError(f"the writer said {message[:2]!r}, which is not for a worker")

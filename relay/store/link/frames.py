@@ -116,6 +116,11 @@ class FrameStream(asyncio.Protocol):
         if self.transport is not None:
             self.transport.write(frame)
 
+    def abort(self) -> None:
+        """Hang up at once; does nothing on a lost connection."""
+        if self.transport is not None:
+            self.transport.abort()
+
 
 @contextmanager
 def socket_address(path: Path) -> Iterator[str]:

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 MAX_COMMIT_EVENTS = 4_000
 MAX_COMMIT_BYTES = 32 * 2**20
 """Bounds how long one commit keeps others waiting; a longer batch is committed alone."""
-MAX_PENDING_BYTES = 32 * 2**20
+MAX_PENDING_BYTES = 16 * 2**20
 """Of one worker's uncommitted batches; beyond it the worker is not read from."""
 MAX_PUSH_BYTES = 8 * 2**20
 """Unsent bytes of one worker, beyond which it gets bells without rows and no ephemeral events."""
@@ -249,8 +249,7 @@ class WriterServer:
             for waiting in late:
                 waiting.cancel()
         for worker in self._workers:
-            if worker.transport is not None:
-                worker.transport.abort()
+            worker.abort()
 
 
 class _Worker(FrameStream):
