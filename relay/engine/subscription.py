@@ -126,8 +126,6 @@ async def merge(scans: Sequence[AsyncIterator[list[Stored]]]) -> AsyncIterator[l
             yield merged
             merged = []
         await push(which)
-    if merged:
-        yield merged
 
 
 def _entry(which: int, position: int, page: list[Stored]) -> tuple[int, bytes, int, int, list[Stored]]:
