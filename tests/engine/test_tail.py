@@ -35,6 +35,7 @@ class Tower(MemoryStore):
                     self.failures -= 1
                     raise StoreError("the disk is gone")
                 yield [row]
+                yield []
                 if self.while_reading is not None:
                     called, self.while_reading = self.while_reading, None
                     called()
@@ -122,8 +123,12 @@ async def test_bells_that_overlap_or_come_twice_or_late_repeat_nothing(follower:
     follower.store.ring(Bell(first.after, second.upto, first.rows + second.rows))
     follower.store.ring(second)
     await follower.tail.catch_up()
+    follower.store.ring(first)
+    follower.store.ring(second)
+    await follower.tail.catch_up()
 
     assert follower.got == [3, 4]
+    assert follower.store.reads == 0
 
 
 async def test_a_bell_that_begins_before_the_mark_and_ends_after_it_repeats_nothing(

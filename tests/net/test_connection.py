@@ -9,8 +9,9 @@ import pytest
 from aiohttp import WSMsgType
 
 from relay.config import RelayConfig
+from relay.engine import intake
 from relay.net.board import Counter
-from relay.nostr.event import Event
+from relay.nostr.event import Event, EventId
 from relay.nostr.filter import Filter
 from relay.store.api import Outcome, Seq, Stored, Veil, Write
 from relay.store.memory import MemoryStore
@@ -25,9 +26,9 @@ class GatedStore(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.may_read, self.may_commit = asyncio.Event(), asyncio.Event()
-        self.may_read.set()
-        self.may_commit.set()
+        self.may_read, self.may_look_up, self.may_commit = (asyncio.Event() for _ in range(3))
+        for gate in (self.may_read, self.may_look_up, self.may_commit):
+            gate.set()
         self.reading = self.most_reading = 0
         """Scans and counts that go on now, and the most there were at a time."""
         self.broken = False
@@ -38,6 +39,10 @@ class GatedStore(MemoryStore):
         await self._wait()
         async for page in super().scan(wanted, upto=upto, now=now, veil=veil):
             yield page
+
+    async def known(self, ids: Sequence[EventId]) -> set[EventId]:
+        await self.may_look_up.wait()
+        return await super().known(ids)
 
     async def count(self, wanted: Sequence[Filter], *, upto: Seq, now: int, veil: Veil | None = None) -> int:
         await self._wait()
@@ -212,6 +217,27 @@ async def test_a_client_with_many_unanswered_events_is_not_read_any_further(
     answers = [await client.receive() for _ in range(25)]
     assert [answer[0] for answer in answers] == ["OK"] * 25
     assert house.board.total(Counter.EVENTS_ACCEPTED) == 25
+
+
+async def test_when_many_events_wait_for_admission_no_connection_is_read_any_further(
+    house: House, store: GatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_ARRIVALS", 4)
+    clients = [await house.connect() for _ in range(3)]
+    store.may_look_up.clear()
+    clients[0].send_event(note(ALICE, "first"))
+    await turns()
+    for client in clients:
+        for n in range(5):
+            client.send_event(note(ALICE, f"{id(client)} {n}"))
+    await turns()
+    # Each connection notices after a message of its own.
+    assert sum(client.socket.unread for client in clients) >= 15 - 4 - len(clients)
+
+    store.may_look_up.set()
+
+    for client, count in zip(clients, (6, 5, 5), strict=True):
+        assert [(await client.receive())[2] for _ in range(count)] == [True] * count
 
 
 async def test_an_event_that_comes_while_the_stored_part_is_read_comes_once_after_eose(
