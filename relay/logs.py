@@ -61,4 +61,5 @@ def start_logging(config: LogConfig, stream: TextIO | None = None) -> None:
 def _last(as_json: bool) -> list[Processor]:
     if as_json:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer()]
+    # The default shows the variables of every function: keys, tokens and what people wrote.
+    return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]

@@ -63,6 +63,21 @@ def test_a_terminal_gets_lines_for_people() -> None:
     assert "{" not in stream.getvalue()
 
 
+def test_a_traceback_on_a_terminal_shows_no_values() -> None:
+    """The variables of a function may hold an event's content, a key or a token."""
+    stream = Terminal()
+    start_logging(LogConfig(), stream)
+    content = "".join(["dear", " diary"])
+
+    try:
+        raise RuntimeError(len(content))
+    except RuntimeError:
+        structlog.get_logger("relay").exception("cannot go on")
+
+    assert "RuntimeError: 10" in stream.getvalue()
+    assert "dear diary" not in stream.getvalue()
+
+
 def test_json_can_be_had_on_a_terminal() -> None:
     stream = Terminal()
     start_logging(LogConfig(format="json"), stream)
