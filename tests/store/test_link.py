@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -384,6 +385,37 @@ async def test_batches_committed_before_the_writer_died_come_back_as_duplicates(
         assert sorted(await found(store)) == ["bearer", "other"]
 
 
+async def test_a_write_that_the_writer_refuses_fails_whole(place: Place) -> None:
+    impossible = replace(note(ALICE, "impossible"), created_at=2**62)
+    async with place.worker() as store:
+        with pytest.raises(StoreError):
+            await store.write([write(note(ALICE, "with it")), write(impossible)])
+
+        assert await found(store) == []
+        assert await keep(store, write(note(ALICE, "after it"))) == ["STORED"]
+
+
+async def lost(store: LinkedStore) -> None:
+    """Wait until the store has noticed that its writer is gone."""
+    async with asyncio.timeout(20):
+        while True:
+            if not store.is_connected:
+                return
+            await asyncio.sleep(0)
+
+
+async def test_a_write_begun_without_a_writer_waits_for_the_next(place: Place) -> None:
+    async with place.worker() as store:
+        ear = Ear(store)
+        place.kill()
+        await lost(store)
+        pending = asyncio.create_task(store.write([write(note(ALICE, "patient"))]))
+        place.start()
+
+        assert [outcome.name for outcome in await pending] == ["STORED"]
+        assert [row.event().content for row in (await ear.head(1))[0].rows or ()] == ["patient"]
+
+
 async def test_a_write_fails_when_the_writer_stays_away(place: Place) -> None:
     async with place.worker(answer_seconds=0.2) as store:
         place.kill()
@@ -409,13 +441,12 @@ async def test_announcing_without_a_writer_reaches_the_own_process_and_counts_th
         ear = Ear(store)
         front.path.unlink()
         front.cut()
-        # The answer comes only when the loss has been noticed and no connection is left.
-        while store.dropped_ephemeral == 0:
-            await store.announce([typing])
-            await asyncio.sleep(0)
+        await lost(store)
 
-        assert set(await ear.events(1)) == {typing}
-        assert store.dropped_ephemeral == 1
+        await store.announce([typing, typing])
+
+        assert await ear.events(2) == [typing, typing]
+        assert store.dropped_ephemeral == 2
 
 
 async def test_connecting_to_no_writer_fails(tmp_path: Path) -> None:

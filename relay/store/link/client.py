@@ -65,6 +65,11 @@ class WriterLink:
         self.dropped_ephemeral = 0
         """Events that could not be announced to other processes."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the writer has greeted, and was not lost since."""
+        return self._stream is not None
+
     async def connect(self) -> None:
         """Wait for the writer's greeting. Raises StoreError when it stays away."""
         self._connecting = asyncio.create_task(self._stay_connected(), name="link to the writer")

@@ -75,6 +75,11 @@ class LinkedStore(Reading):
         self._followers.on_events.append(on_events)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the writer process is there, as far as this process knows."""
+        return self._link.is_connected
+
+    @property
     def dropped_ephemeral(self) -> int:
         """How many events could not be announced to other processes."""
         return self._link.dropped_ephemeral
