@@ -4,12 +4,18 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import TypeVar
 
+import structlog
+
 from relay.engine.feature import Effect, Feature, Origin, Rule
 from relay.nostr.event import Event, encode
-from relay.nostr.reasons import Refusal
+from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Write
 
+log = structlog.get_logger(__name__)
+
 Part = TypeVar("Part")
+
+_UNJUDGED = Refusal(Prefix.ERROR, "the relay could not judge this event")
 
 
 class Admission:
@@ -43,7 +49,12 @@ class Admission:
 
 def _first_refusal(rules: tuple[Rule, ...], event: Event, origin: Origin, now: int) -> Refusal | None:
     for rule in rules:
-        refusal = rule(event, origin, now)
+        try:
+            refusal = rule(event, origin, now)
+        except Exception:
+            # A mistake of ours must not let one event take all clients down: they would send it again.
+            log.exception("a rule failed; the event is refused", event_id=event.id[:8], kind=event.kind)
+            return _UNJUDGED
         if refusal is not None:
             return refusal
     return None

@@ -205,6 +205,9 @@ class Connection:
             await self._ws.close(code=WSCloseCode.INVALID_TEXT, message=b"not UTF-8")
         except ConnectionError:
             return
+        except Exception:
+            log.exception("taking a message failed; closing the connection", connection=self.number)
+            await self.shut(WSCloseCode.INTERNAL_ERROR, b"internal error")
         finally:
             self._leave()
 

@@ -71,3 +71,13 @@ def test_canonical_json_is_made_where_the_caller_has_none() -> None:
     assert write.json.startswith(b'{"id":"' + EVENT.id.encode())
     assert write.json.endswith(b'"}')
     assert write.live is False
+
+
+def test_a_rule_that_fails_refuses_the_event_and_nothing_else() -> None:
+    def broken(event: Event, origin: Origin, now: int) -> Refusal | None:
+        raise ZeroDivisionError
+
+    admission = Admission([Feature("f", before_signature=(broken,), after_signature=(broken,))])
+
+    for judge in (admission.before_signature, admission.after_signature):
+        assert str(judge(EVENT, ORIGIN, NOW)) == "error: the relay could not judge this event"

@@ -10,9 +10,11 @@ from aiohttp import WSMsgType
 
 from relay.config import RelayConfig
 from relay.engine import intake
+from relay.engine.feature import Feature, Origin
 from relay.net.board import Counter
 from relay.nostr.event import Event, EventId
 from relay.nostr.filter import Filter
+from relay.nostr.reasons import Refusal
 from relay.store.api import Outcome, Seq, Stored, Veil, Write
 from relay.store.memory import MemoryStore
 from tests.events import ALICE, BOB, NOW, Clock, note, notes
@@ -399,6 +401,20 @@ async def test_a_mistake_of_ours_closes_that_connection_with_1011_and_no_other(
     assert client.socket.closed == (1011, b"internal error")
     assert len(house.relay.index) == 0
     assert await other.find({}) == []
+
+
+async def test_a_mistake_of_ours_in_taking_a_message_closes_that_connection_with_1011(clock: Clock) -> None:
+    def broken(wanted: Filter, origin: Origin) -> Filter | Refusal:
+        raise ZeroDivisionError
+
+    async with House(clock, extra=[Feature("broken", gates=(broken,))]) as house:
+        client, other = await house.connect(), await house.connect()
+
+        client.send("REQ", "s", {})
+        await client.served
+
+        assert client.socket.closed == (1011, b"internal error")
+        assert await other.publish(note(ALICE)) == (True, "")
 
 
 async def test_a_socket_that_does_not_move_is_cut(house: House, client: Client) -> None:
