@@ -1,6 +1,7 @@
 """Token buckets: how often one address may do something. Pure; now is an argument."""
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +13,19 @@ class Rate:
     def refill(self, tokens: float, elapsed: float) -> float:
         """Return how many tokens a bucket holds `elapsed` seconds after it held `tokens`."""
         return min(self.per_minute, tokens + max(0.0, elapsed) * self.per_minute / 60)
+
+
+def counted_as(address: str) -> str:
+    """Return what an address is limited as: itself, or an IPv6 address' /64 network.
+
+    A customer is given a /64 at least, and may use a new address of it for every connection.
+    """
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(known, IPv6Address):
+        return address
+    if known.ipv4_mapped is not None:
+        return str(known.ipv4_mapped)
+    return str(IPv6Network((int(known) >> 64 << 64, 64)))

@@ -14,6 +14,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from relay.config import RelayConfig
 from relay.engine.feature import Origin
+from relay.engine.limits import counted_as
 from relay.engine.relay import Relay
 from relay.net.board import Board, Counter
 from relay.net.connection import AiohttpPipe, Connection
@@ -101,7 +102,7 @@ class Server:
 
     async def _converse(self, request: web.BaseRequest, url: str) -> web.StreamResponse:
         address = request.remote or ""
-        slot = self._board.slot(address)
+        slot = self._board.slot(counted_as(address))
         if not self._board.connect(slot, self._settings.limits.connections_per_address):
             self._board.add(Counter.CONNECTIONS_REFUSED)
             return web.Response(status=429, text="too many connections from your address\n")
