@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
+from urllib.parse import quote
 
 import click
 
@@ -226,7 +227,7 @@ async def _opened(config: Configuration, *, make: bool) -> AsyncIterator[tuple[S
             # The relay holds the folder, and writes for others.
             store: Store = await LinkedStore.connect(database, socket)
         else:
-            store = await open_store(f"sqlite:///{database.resolve()}")
+            store = await open_store(f"sqlite:///{quote(str(database.resolve()))}")
         try:
             key = app.read_key(config.data / app.KEY)
             yield store, Admission(app.relay_features(config.relay, key))

@@ -176,10 +176,13 @@ def test_events_go_in_and_come_out_ordered(tmp_path: Path) -> None:
     assert exported.stderr == b"2 events exported\n"
 
 
-def test_standard_input_is_imported(tmp_path: Path) -> None:
-    ended = torv("relay", "import", "--data", tmp_path / "data", given=lines(note(ALICE)))
+def test_standard_input_is_imported_into_any_folder(tmp_path: Path) -> None:
+    data = tmp_path / "50% of #1?"
+
+    ended = torv("relay", "import", "--data", data, given=lines(note(ALICE)))
 
     assert (ended.returncode, ended.stdout) == (0, b"1 events: 1 stored\n")
+    assert (data / "torv.sqlite3").exists()
 
 
 def test_rejected_lines_are_kept_and_the_status_tells(tmp_path: Path) -> None:
