@@ -11,6 +11,7 @@ from typing import assert_never
 from bridge.commands import PREFIX, Explain, LinkRoom, OptIn, OptOut, UnlinkRoom, parse_order
 from bridge.model import (
     Capabilities,
+    Closing,
     Command,
     Copy,
     Delete,
@@ -27,6 +28,8 @@ from bridge.model import (
     RoomClosed,
 )
 from bridge.text import shorten
+from relay.nostr import nip19
+from relay.nostr.event import PubKey
 
 NOSTR = "nostr"
 
@@ -176,6 +179,7 @@ class Facts:
     copies: tuple[Copy, ...] = ()
     """Of the post, of a deletion's targets, or for an opt-out of all that the person wrote."""
     room: Room | None = None
+    """The room it happened in, as it is now, for the acting person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,9 @@ def _post(post: Post, facts: Facts, can: Mapping[str, Capabilities]) -> Plan:
     # A bridged note came from another network; sent on, it could come round again.
     if facts.is_ours or post.bridged or facts.opted_out or facts.withdrawn or not post.body:
         return NOTHING
+    if post.room is not None and facts.link is not None and (why := _why_closed(facts.room)):
+        # Its closing should have come before; should that be lost, nothing private may become public.
+        return _room_closed(RoomClosed(post.ref, post.room, why), facts)
     links = facts.followers if post.room is None else (facts.link,) if facts.link else ()
     mirrored = {copy.target for copy in facts.copies}
     links = tuple(
@@ -243,6 +250,14 @@ def _post(post: Post, facts: Facts, can: Mapping[str, Capabilities]) -> Plan:
         key = f"post {post.ref.id} {copy.target}".rstrip()
         deliveries.append(Delivery(target, post.author.id, key, PutPost(fitting, author, room), copy))
     return Plan(changes, tuple(deliveries))
+
+
+def _why_closed(room: Room | None) -> Closing | None:
+    if room is None:
+        return Closing.LEFT
+    if room.encrypted:
+        return Closing.ENCRYPTED
+    return None if room.world_readable else Closing.PRIVATE
 
 
 def _target(author: Ref, link: Link) -> str:
@@ -373,10 +388,11 @@ def _link(command: Command, follows: Ref, facts: Facts) -> Plan:
         identity = Identity(follows, profile, facts.author.profile_at if facts.author else 0)
         changes.append(Known(identity))
         deliveries += _show(identity, command.room.network, before)
+    npub = nip19.encode(nip19.Npub(PubKey(follows.id)))
     text = (
-        f"This room is now linked with {profile.name or 'the account'} on Nostr. From now on, what anyone "
-        "writes here also becomes a public Nostr note: everybody can read and copy it, and taking it back "
-        f"may fail. If you do not want that for what you write, say {PREFIX} optout."
+        f"This room is now linked with {profile.name or 'an account'} on Nostr ({npub}). From now on, what "
+        "anyone writes here also becomes a public Nostr note: everybody can read and copy it, and taking it "
+        f"back may fail. If you do not want that for what you write, say {PREFIX} optout."
     )
     return Plan(tuple(changes), (*deliveries, _tell(command.ref, command.room, text)))
 

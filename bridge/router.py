@@ -128,6 +128,7 @@ class Router:
                 known = ledger.identity(author)
                 link = ledger.link(room) if room else None
                 followers = ledger.followers(author) if room is None else ()
+                room_now = await self._networks[room.network].room(room, author) if room and link else None
                 looked_up = None
                 if (link or followers) and (known is None or not known.shown):
                     looked_up = await self._networks[author.network].profile(author)
@@ -140,6 +141,7 @@ class Router:
                     is_ours=ledger.is_ghost(author) or ledger.is_copy(ref),
                     withdrawn=ledger.is_withdrawn(ref, author),
                     copies=ledger.copies(ref),
+                    room=room_now,
                 )
             case ProfileChange(author, room):
                 return Facts(
@@ -152,6 +154,9 @@ class Router:
             case Delete(targets, by, room):
                 copies = tuple(copy for target in targets for copy in ledger.copies(target))
                 foreign = any(copy.author != by for copy in copies)
+                if room is None:
+                    # Only rooms have moderators.
+                    copies = tuple(copy for copy in copies if copy.author == by)
                 return Facts(
                     link=ledger.link(room) if room else None,
                     followers=ledger.followers(by),

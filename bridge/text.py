@@ -19,11 +19,13 @@ MAX_NAME_CHARS = 100
 
 # Bidi controls turn text around, zero-width characters hide in it: both are used to impersonate.
 _INVISIBLE = re.compile(r"[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\u061c\u180e]")
+# Controls, lone surrogates (which UTF-8 cannot hold), line and paragraph separators.
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def rich(text: str) -> RichText:
-    """Return plain text as a body."""
-    return (Text(text),) if text else ()
+    """Return plain text as a body. A lone surrogate, which UTF-8 cannot hold, becomes `?`."""
+    return (Text(text.encode(errors="replace").decode()),) if text else ()
 
 
 def plain(body: RichText) -> str:
@@ -47,5 +49,5 @@ def clean_name(name: str | None) -> str | None:
     if name is None:
         return None
     visible = _INVISIBLE.sub("", unicodedata.normalize("NFC", name))
-    printable = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in visible)
+    printable = "".join(" " if unicodedata.category(c) in _UNPRINTABLE else c for c in visible)
     return " ".join(printable.split())[:MAX_NAME_CHARS] or None

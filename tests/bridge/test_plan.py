@@ -60,7 +60,7 @@ def said(decided: Plan) -> str:
 
 
 def test_a_message_in_a_linked_room_becomes_a_note() -> None:
-    decided = plan(MESSAGE, Facts(link=LINK, author=KNOWN_ALICE), CAN)
+    decided = plan(MESSAGE, Facts(link=LINK, room=PUBLIC, author=KNOWN_ALICE), CAN)
 
     (delivery,) = decided.deliveries
     assert decided.changes == ()
@@ -70,7 +70,7 @@ def test_a_message_in_a_linked_room_becomes_a_note() -> None:
 
 
 def test_a_persons_first_message_brings_their_profile_before_it() -> None:
-    decided = plan(MESSAGE, Facts(link=LINK, looked_up=Profile("Alice", None)), CAN)
+    decided = plan(MESSAGE, Facts(link=LINK, room=PUBLIC, looked_up=Profile("Alice", None)), CAN)
 
     alice = Identity(ALICE, Profile("Alice", None), 6)
     assert decided.changes == (Known(alice),)
@@ -82,14 +82,26 @@ def test_a_message_in_a_room_without_link_goes_nowhere() -> None:
     assert plan(MESSAGE, Facts(author=KNOWN_ALICE), CAN) == NOTHING
 
 
+def test_a_room_found_private_is_unlinked_instead_of_mirrored() -> None:
+    for room, why in [
+        (replace(PUBLIC, world_readable=False), "it can no longer be read by everyone"),
+        (replace(PUBLIC, encrypted=True), "it is encrypted now"),
+        (None, "the bot is no longer in it"),
+    ]:
+        decided = plan(MESSAGE, Facts(link=LINK, room=room, author=KNOWN_ALICE), CAN)
+
+        assert decided.changes == (LinkEnded(ROOM),)
+        assert said(decided) == f"This room is no longer linked with Nostr: {why}."
+
+
 def test_what_was_written_before_the_link_goes_nowhere() -> None:
     old = replace(MESSAGE, at_ms=4_999)
 
-    assert plan(old, Facts(link=LINK, author=KNOWN_ALICE), CAN) == NOTHING
+    assert plan(old, Facts(link=LINK, room=PUBLIC, author=KNOWN_ALICE), CAN) == NOTHING
 
 
 def test_who_opted_out_is_not_mirrored() -> None:
-    assert plan(MESSAGE, Facts(link=LINK, author=KNOWN_ALICE, opted_out=True), CAN) == NOTHING
+    assert plan(MESSAGE, Facts(link=LINK, room=PUBLIC, author=KNOWN_ALICE, opted_out=True), CAN) == NOTHING
 
 
 def test_a_note_goes_to_every_room_that_follows_its_author() -> None:
@@ -238,7 +250,7 @@ def test_a_room_is_linked_with_a_notice_that_it_is_public_now() -> None:
 
     assert decided.changes[0] == LinkMade(Link(ROOM, BOB, 8_000, ALICE))
     assert decided.changes[1] == Known(Identity(BOB, Profile("Bob", None), 0))
-    assert "linked with Bob" in said(decided)
+    assert f"linked with Bob on Nostr ({BOB_NPUB})" in said(decided)
     assert "public Nostr note" in said(decided)
     assert "!torv optout" in said(decided)
 
@@ -298,7 +310,9 @@ def test_who_opts_in_again_is_shown_with_the_next_message() -> None:
     hidden = Identity(ALICE, Profile(None, None), 8, shown=False)
 
     opted_in = plan(command("optin"), Facts(), CAN)
-    decided = plan(MESSAGE, Facts(link=LINK, author=hidden, looked_up=Profile("Alice", None)), CAN)
+    decided = plan(
+        MESSAGE, Facts(link=LINK, room=PUBLIC, author=hidden, looked_up=Profile("Alice", None)), CAN
+    )
 
     assert opted_in.changes == (OptedIn(ALICE),)
     # Later than the deletion of the profile, though the message has an earlier time.

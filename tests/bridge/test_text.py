@@ -9,6 +9,10 @@ def test_plain_text_survives_being_a_body() -> None:
     assert plain(rich("one\ntwo")) == "one\ntwo"
 
 
+def test_a_lone_surrogate_does_not_get_into_a_body() -> None:
+    assert plain(rich("a\ud800b")) == "a?b"
+
+
 def test_empty_text_is_an_empty_body() -> None:
     assert rich("") == ()
 
@@ -33,6 +37,7 @@ def test_a_long_body_is_cut_between_characters_and_ends_with_an_ellipsis() -> No
         ("\u202eecilA", "ecilA"),
         ("Al\u200bice\ufeff", "Alice"),
         ("\u2066\u2069", None),
+        ("Al\ud800ice", "Al ice"),
         ("", None),
         (None, None),
         ("x" * 300, "x" * 100),

@@ -234,30 +234,36 @@ class MatrixNetwork:
             await self._call(Method.PUT, path, {"avatar_url": mxc}, user=user)
 
     async def profile(self, person: Ref) -> Profile | None:
-        found = await self._look_up(Path.v3.profile[person.id])
+        try:
+            found = await self._look_up(Path.v3.profile[person.id])
+        except Rejected as error:
+            log.debug("cannot see a profile: %s", error)
+            return None
         return convert.to_profile(found) if found is not None else None
 
     async def room(self, room: Ref, asked_by: Ref) -> Room | None:
         state = Path.v3.rooms[room.id].state
-        create = await self._look_up(state["m.room.create"], {"format": "event"})
+        try:
+            create, power_levels, visibility, encryption = await asyncio.gather(
+                self._look_up(state["m.room.create"], {"format": "event"}),
+                self._look_up(state["m.room.power_levels"]),
+                self._look_up(state["m.room.history_visibility"]),
+                self._look_up(state["m.room.encryption"]),
+            )
+        except Rejected as error:
+            log.debug("cannot see room=%s: %s", room.id, error)
+            return None
         if create is None:
             return None
-        return convert.to_room(
-            create,
-            await self._look_up(state["m.room.power_levels"]),
-            await self._look_up(state["m.room.history_visibility"]),
-            await self._look_up(state["m.room.encryption"]),
-            asked_by.id,
-        )
+        return convert.to_room(create, power_levels, visibility, encryption, asked_by.id)
 
     async def _look_up(
         self, path: PathBuilder, query: Mapping[str, str] | None = None
     ) -> dict[str, object] | None:
-        """Return what is there; None when there is nothing, or nothing for us."""
+        """Return what is there; None when there is nothing. Raises Rejected when we may not know."""
         try:
             return await self._call(Method.GET, path, user=self._config.bot_id, query=query)
-        except Rejected as error:
-            log.debug("nothing at %s: %s", path, error)
+        except _NotThere:
             return None
 
     async def _call(
@@ -307,12 +313,16 @@ class MatrixNetwork:
         return answer
 
 
+class _NotThere(Rejected):
+    """What was asked for does not exist."""
+
+
 def _failure(error: MatrixRequestError) -> Unreachable | Rejected:
     text = f"{error.http_status} {error.errcode}: {error.message}"
     # A token that is not known (yet) is the operator's to mend; what waits must not be lost by it.
     if error.http_status == 429 or error.http_status >= 500 or isinstance(error, MUnknownToken):
         return Unreachable(text)
-    return Rejected(text)
+    return _NotThere(text) if error.http_status == 404 else Rejected(text)
 
 
 def _remember(known: OrderedDict[K, None], key: K) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from bridge.identities import load_seed
 from bridge.media import PictureFetcher
+from bridge.model import Ref, Room
 from bridge.network import Task
 from bridge.networks.matrix.network import MatrixNetwork
 from bridge.networks.matrix.registration import tokens
@@ -283,3 +284,20 @@ async def test_a_message_sent_again_after_the_homeservers_restart_is_the_same_me
     assert alice.texts(linked, ghost) == ["once"]
     path = f"/rooms/{quote(linked)}/event/{quote(str(first))}"
     assert alice.call("GET", path)["origin_server_ts"] == 1_700_000_000_000
+
+
+async def test_a_room_that_the_bot_cannot_see_is_no_room(square: Square, alice: Person) -> None:
+    public, private = alice.create_room(), alice.create_room(visibility="joined")
+    secrets = tokens(load_seed(square.served.data / "bridge.seed"), square.matrix)
+
+    async with (
+        PictureFetcher(allow_private=False) as pictures,
+        MatrixNetwork(square.matrix, secrets, pictures) as network,
+    ):
+        seen = await network.room(Ref("matrix", public), Ref("matrix", alice.id))
+        unseen = await network.room(Ref("matrix", private), Ref("matrix", alice.id))
+        missing = await network.room(Ref("matrix", "!nowhere:square.test"), Ref("matrix", alice.id))
+
+    assert seen == Room(world_readable=True, encrypted=False, may_administer=True, may_redact=True)
+    assert unseen is None
+    assert missing is None
