@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-import nostr_sdk as sdk
+import nostr_sdk as sdk  # type: ignore[import-untyped]  # generated bindings, without types
 
 DEADLINE = timedelta(seconds=15)
 
@@ -21,26 +21,27 @@ DEADLINE = timedelta(seconds=15)
 class Session:
     """One client with its key, its relay and its open subscriptions."""
 
-    client: sdk.Client | None = None
-    relay: sdk.Relay | None = None
-    keys: sdk.Keys | None = None
-    notifications: sdk.ClientNotificationStream | None = None
+    client: sdk.Client
+    relay: sdk.Relay
+    keys: sdk.Keys
+    notifications: sdk.ClientNotificationStream
     live: dict[str, asyncio.Queue[Any]] = field(default_factory=dict)
     pump: asyncio.Task[None] | None = None
 
 
-async def connect(session: Session, url: str, secret: str, authenticate: bool) -> None:
-    session.keys = sdk.Keys.parse(secret)
+async def connect(url: str, secret: str, authenticate: bool) -> Session:
+    keys = sdk.Keys.parse(secret)
     builder = sdk.ClientBuilder()
     if authenticate:
-        builder = builder.authenticator(sdk.SignerAuthenticator(session.keys))
-    session.client = builder.build()
+        builder = builder.authenticator(sdk.SignerAuthenticator(keys))
+    client = builder.build()
     options = sdk.RelayOptions().retry_interval(timedelta(seconds=1)).adjust_retry_interval(False)
-    await session.client.add_relay(sdk.RelayUrl.parse(url), opts=options)
-    await session.client.connect(and_wait=DEADLINE)
-    session.relay = await session.client.relay(sdk.RelayUrl.parse(url))
-    session.notifications = session.client.notifications()
+    await client.add_relay(sdk.RelayUrl.parse(url), opts=options)
+    await client.connect(and_wait=DEADLINE)
+    relay = await client.relay(sdk.RelayUrl.parse(url))
+    session = Session(client, relay, keys, client.notifications())
     session.pump = asyncio.create_task(_pump(session))
+    return session
 
 
 async def _pump(session: Session) -> None:
@@ -78,7 +79,7 @@ async def fetch(session: Session, filter: dict[str, Any]) -> Any:
 
 
 async def count(session: Session, filter: dict[str, Any]) -> int:
-    return await session.relay.count_events(sdk.Filter.from_json(json.dumps(filter)), DEADLINE)
+    return int(await session.relay.count_events(sdk.Filter.from_json(json.dumps(filter)), DEADLINE))
 
 
 async def subscribe(session: Session, name: str, filter: dict[str, Any]) -> Any:
@@ -102,7 +103,6 @@ async def disconnect(session: Session) -> None:
 
 
 VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
-    "connect": connect,
     "sign": sign,
     "publish": publish,
     "fetch": fetch,
@@ -121,11 +121,14 @@ async def main() -> None:
     sessions: dict[str, Session] = {}
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         request = json.loads(line)
-        verb = VERBS[request.pop("call")]
-        session = sessions.setdefault(request.pop("as"), Session())
+        verb, name = request.pop("call"), request.pop("as")
+        reply: dict[str, Any] = {"result": None}
         try:
             async with asyncio.timeout(DEADLINE.total_seconds()):
-                reply = {"result": await verb(session, **request)}
+                if verb == "connect":
+                    sessions[name] = await connect(**request)
+                else:
+                    reply = {"result": await VERBS[verb](sessions[name], **request)}
         except (sdk.NostrSdkError, TimeoutError) as error:
             reply = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), flush=True)  # noqa: T201  # the protocol

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -95,7 +96,7 @@ async def test_a_trusted_key_is_exempt_once_it_is_proved(torv_serve: TorvServe) 
     ],
 )
 async def test_an_event_beyond_a_limit_is_refused(
-    torv_serve: TorvServe, limit: str, too_much: dict[str, object]
+    torv_serve: TorvServe, limit: str, too_much: dict[str, Any]
 ) -> None:
     served = torv_serve(f"[relay.limits]\n{limit}\n", workers=1)
 

@@ -1,6 +1,7 @@
 """AUTH (NIP-42), and what only authenticated readers may see or write: NIP-04, 59, 70, through every door."""
 
 from contextlib import AsyncExitStack
+from typing import Any
 
 import orjson
 import pytest
@@ -128,7 +129,7 @@ async def test_no_door_shows_a_private_message_to_others(relay_url: str, kind: i
     alice, bob, mallory = new_key(), new_key(), new_key()
     sealed = letter(kind, alice, bob)
     public = note(alice, "public", tags=[["p", bob.public]])
-    doors = [
+    doors: list[dict[str, Any]] = [
         {"ids": [sealed.id]},
         {"ids": [sealed.id], "kinds": [1, kind]},
         {"authors": [alice.public]},

@@ -1,0 +1,134 @@
+"""The relay under test: started on fresh data, watched from outside by /proc."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, process_time
+
+ROOT = Path(__file__).parent.parent
+CONFIG = Path(__file__).parent / "relay.toml"
+STOP_SECONDS = 60
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Relay:
+    """A running relay."""
+
+    url: str
+    pid: int
+    """Of the process all others descend from."""
+    data: Path
+
+
+def torv(*arguments: str) -> list[str]:
+    """Return the command line of this tree's torv."""
+    return [sys.executable, "-m", "torv", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment without settings of Torv's: relay.toml alone is measured."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TORV_")}
+
+
+@contextmanager
+def fresh_data() -> Iterator[Path]:
+    """Make an empty data folder, removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="torv-benchmark-") as folder:
+        yield Path(folder) / "data"
+
+
+@contextmanager
+def serve(config: Path) -> Iterator[Relay]:
+    """Run `torv serve` on a fresh data folder; stop it at the end."""
+    with fresh_data() as data, (data.parent.with_suffix(".log")).open("w+b") as log:
+        command = torv("serve", "--config", str(config), "--data", str(data), "--port", "0")
+        try:
+            with subprocess.Popen(
+                command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=log
+            ) as process:
+                try:
+                    assert process.stdout is not None
+                    url = process.stdout.readline().decode().strip()
+                    if not url.startswith("ws"):
+                        log.seek(0)
+                        raise RuntimeError(f"torv serve did not start: {log.read().decode()}")
+                    yield Relay(url, process.pid, data)
+                finally:
+                    process.terminate()
+                    process.wait(STOP_SECONDS)
+        finally:
+            os.unlink(log.name)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a tree of processes has used so far."""
+
+    cpu_seconds: float
+    anonymous_bytes: int
+    """Memory of its own; mapped files do not count."""
+    resident_bytes: int
+
+
+def usage(pid: int) -> Usage:
+    """Read what a process and all its descendants use."""
+    ticks = anonymous = resident = 0
+    for member in _tree(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+            for line in Path(f"/proc/{member}/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    anonymous += int(line.split()[1]) * 1024
+                elif line.startswith("VmRSS:"):
+                    resident += int(line.split()[1]) * 1024
+    return Usage(ticks / _TICKS, anonymous, resident)
+
+
+def _tree(pid: int) -> list[int]:
+    found = [pid]
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += _tree(int(child))
+    return found
+
+
+def machine_cpu_seconds() -> float:
+    """Return the CPU time that the whole machine has spent, idling apart."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _, _, *interrupts = map(int, fields[:8])
+    return (user + nice + system + sum(interrupts)) / _TICKS
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a measured stretch cost."""
+
+    seconds: float
+    server_cpu_seconds: float
+    client_cpu_seconds: float
+    other_cpu_seconds: float
+    """Spent by anything else on the machine: if it is not near 0, the figures are too low."""
+
+
+class Watch:
+    """Measures from its making to `stop`."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._server, self._machine = usage(pid), machine_cpu_seconds()
+        self._client, self._began = process_time(), perf_counter()
+
+    def stop(self) -> Spent:
+        seconds = perf_counter() - self._began
+        client = process_time() - self._client
+        server = usage(self._pid).cpu_seconds - self._server.cpu_seconds
+        machine = machine_cpu_seconds() - self._machine
+        return Spent(seconds, server, client, max(0.0, machine - server - client))
