@@ -15,8 +15,10 @@ from typing import TypeVar
 from relay.nostr.event import EventId, decode
 from relay.nostr.filter import Filter
 from relay.store.api import Seq, Stored, Veil
+from relay.store.sqlite.counting import Found
 from relay.store.sqlite.plan import Kinds
-from relay.store.sqlite.reader import Found, Page, SqliteReader
+from relay.store.sqlite.reader import SqliteReader
+from relay.store.sqlite.scanning import Page
 
 _T = TypeVar("_T")
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from relay.store.sqlite.postings import SEQ_BITS, unpack_hashes
 from relay.store.sqlite.statements import insert_rows, numbers
@@ -23,6 +24,9 @@ Posting = tuple[int, int, int]
 A tombstone's posting has minus its number as ts, and TOMBSTONE as kind."""
 
 TOMBSTONE = -1
+
+TIERS = ("ix0", "ix1", "ix2")
+"""The tables: the tail, the middle tier, the big one."""
 
 _FIRST = (-(2**63), -(2**63))
 _LAST = (2**63 - 1, 2**63 - 1)
@@ -44,13 +48,22 @@ class Tuning:
     """Rows that one commit moves or purges at most, of each tier."""
 
 
+class _Stage(Enum):
+    GATHER = auto()
+    """Dead postings are being read into memory."""
+    DELETE = auto()
+    """They are being deleted, by (h, ts)."""
+    RELEASE = auto()
+    """None is left in the tiers: the rows of `dead` are being deleted."""
+
+
 @dataclass(slots=True)
 class _Purge:
     """One round of removing dead postings: first gathered and sorted in memory, then deleted."""
 
     gathered: int = 0
     """Every dead row with a seq up to this one was looked at."""
-    is_gathering: bool = True
+    stage: _Stage = _Stage.GATHER
     done: tuple[int, int] = _FIRST
     """The (h, ts) up to which postings were deleted."""
 
@@ -199,10 +212,14 @@ class Tiers:
             if not self._is_purge_due():
                 return
             self._state.purge = _Purge()
-        if self._state.purge.is_gathering:
-            self._gather(self._state.purge, rows)
-        else:
-            self._delete_slice(self._state.purge, rows)
+        purge = self._state.purge
+        match purge.stage:
+            case _Stage.GATHER:
+                self._gather(purge, rows)
+            case _Stage.DELETE:
+                self._delete_slice(purge, rows)
+            case _Stage.RELEASE:
+                self._release(rows)
 
     def _gather(self, purge: _Purge, rows: int) -> None:
         """Read dead postings into memory, where they are sorted."""
@@ -214,7 +231,7 @@ class Tiers:
                 (purge.gathered,),
             ).fetchone()
             if dead is None:
-                purge.is_gathering = False
+                purge.stage = _Stage.DELETE
                 break
             seq, created_at, postings = dead
             ts = created_at << SEQ_BITS | seq
@@ -236,11 +253,20 @@ class Tiers:
             ).rowcount
             if tier < 2:
                 self._state.rows[tier] -= deleted
-        if end is not None:
+        if end is None:
+            purge.stage = _Stage.RELEASE
+            self._connection.execute("DELETE FROM purge")
+        else:
             purge.done = end
-            return
+
+    def _release(self, rows: int) -> None:
         # Not "up to `gathered`": events with a lower seq may have died since.
-        self._connection.execute("DELETE FROM dead WHERE seq IN (SELECT seq FROM purged)")
-        self._connection.execute("DELETE FROM purge")
-        self._connection.execute("DELETE FROM purged")
-        self._state.purge = None
+        last = self._connection.execute(
+            "SELECT max(seq) FROM (SELECT seq FROM purged ORDER BY seq LIMIT ?)", (rows,)
+        ).fetchone()[0]
+        self._connection.execute(
+            "DELETE FROM dead WHERE seq IN (SELECT seq FROM purged WHERE seq <= ?)", (last,)
+        )
+        self._connection.execute("DELETE FROM purged WHERE seq <= ?", (last,))
+        if self._connection.execute("SELECT 1 FROM purged LIMIT 1").fetchone() is None:
+            self._state.purge = None

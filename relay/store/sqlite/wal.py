@@ -16,9 +16,9 @@ from typing import NamedTuple
 from relay.store.sqlite.schema import connect, failures_as_store_errors
 
 _FRAME_BYTES = 4096 + 24
-_DUE_FRAMES = 16 * 2**20 // _FRAME_BYTES
+_DUE_FRAMES = 24 * 2**20 // _FRAME_BYTES
 _LONG_FRAMES = 48 * 2**20 // _FRAME_BYTES
-_REMAINDER_FRAMES = 1024
+_REMAINDER_FRAMES = 3_000
 _READERS_MILLISECONDS = 200
 
 

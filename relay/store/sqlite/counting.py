@@ -1,0 +1,123 @@
+"""How many events match: from the postings alone wherever they can say it."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from relay.store.api import Stored
+from relay.store.sqlite.cursors import KEYS_AT_ONCE, Asking, Cursors, Hit, kind_condition
+from relay.store.sqlite.plan import Span
+from relay.store.sqlite.postings import SEQ_BITS, SEQ_MASK
+from relay.store.sqlite.rows import ROWS_AT_ONCE, Rows
+from relay.store.sqlite.scanning import POSTINGS_AT_ONCE, Question
+from relay.store.sqlite.statements import numbers
+from relay.store.sqlite.tiers import TIERS
+
+_COUNTED_AT_ONCE = 8_192
+"""Postings of each tier that one statement counts at most."""
+
+
+class Found(NamedTuple):
+    """A slice of what matches, descending by ts."""
+
+    low: int
+    """No later slice has a ts of this or above."""
+    ts: list[int]
+    rows: list[Stored]
+    """Parallel to `ts`, or empty where they were not asked for."""
+
+
+class Count:
+    """One question being counted. Each step is a slice of bounded work."""
+
+    def __init__(self, question: Question, ask: Asking, cursors: Cursors, rows: Rows) -> None:
+        self._question = question
+        self._ask = ask
+        self._cursors = cursors
+        self._rows = rows
+
+    def numbers(self) -> Iterator[int]:
+        """Yield numbers whose sum is how many events match."""
+        drive = self._question.drive
+        if self._question.needs_rows or not drive.is_disjoint:
+            for found in self.matches(with_rows=False):
+                yield len(found.ts)
+            return
+        for start in range(0, len(drive.hashes), KEYS_AT_ONCE):
+            hashes = drive.hashes[start : start + KEYS_AT_ONCE]
+            if self._cursors.estimate(hashes, self._question.span) < _COUNTED_AT_ONCE:
+                yield self._living(hashes, self._question.span)
+                continue
+            for h in hashes:
+                yield from self._of_one(h)
+
+    def _of_one(self, h: int) -> Iterator[int]:
+        high = self._question.span.high
+        while high >= self._question.span.low:
+            span = self._question.until(high)
+            low = self._cursors.floor(h, span, _COUNTED_AT_ONCE)
+            yield self._living([h], Span(low, high))
+            high = low - 1
+
+    def _living(self, hashes: Sequence[int], span: Span) -> int:
+        """Count the postings of events that are neither removed nor expired, within one snapshot."""
+        question = self._question
+        kinds = question.drive.kinds
+        # Each condition costs as much as the counting itself, and is seldom needed.
+        self._ask("BEGIN")
+        try:
+            ((head, has_dead, has_expired),) = self._ask(
+                "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0), "
+                "EXISTS (SELECT 1 FROM dead), EXISTS (SELECT 1 FROM event WHERE expires_at <= ?)",
+                question.now,
+            )
+            conditions = [kind_condition(kinds, ":kinds")]
+            if question.upto < head:
+                conditions.append(f"AND ts & {SEQ_MASK} <= :upto")
+            if has_dead:
+                conditions.append(f"AND ts & {SEQ_MASK} NOT IN (SELECT seq FROM dead)")
+            if has_expired:
+                conditions.append(
+                    f"AND ts & {SEQ_MASK} NOT IN (SELECT seq FROM event WHERE expires_at <= :now)"
+                )
+            counts = self._ask(
+                " UNION ALL ".join(
+                    f"SELECT count(*) FROM {tier} WHERE h IN (SELECT value FROM json_each(:hashes)) "
+                    f"AND ts BETWEEN :low AND :high {' '.join(conditions)}"
+                    for tier in TIERS
+                ),
+                hashes=numbers(hashes),
+                low=span.low,
+                high=span.high,
+                upto=question.upto,
+                now=question.now,
+                kinds=numbers(kinds.of) if kinds else "[]",
+            )
+        finally:
+            self._ask("COMMIT")
+        return sum(count for (count,) in counts)
+
+    def matches(self, *, with_rows: bool) -> Iterator[Found]:
+        """Yield what matches, descending by ts; with the rows themselves if they are asked for."""
+        question = self._question
+        low = question.span.high + 1
+        for hits in self._cursors.hits(question.drive, question.span, POSTINGS_AT_ONCE, question.now):
+            kept = [hit for hit in hits if hit[0] & SEQ_MASK <= question.upto]
+            if not kept:
+                yield Found(low, [], [])
+                continue
+            if question.needs_rows or with_rows:
+                for start in range(0, len(kept), ROWS_AT_ONCE):
+                    yield self._with_rows(kept[start : start + ROWS_AT_ONCE])
+            else:
+                gone = self._rows.gone(kept, question.now)
+                yield Found(kept[-1][0], [ts for ts, _ in kept if ts & SEQ_MASK not in gone], [])
+            low = kept[-1][0]
+
+    def _with_rows(self, hits: list[Hit]) -> Found:
+        rows = [row for row, _ in self._rows.of(hits, self._question.now) if self._question.admits(row)]
+        rows.sort(key=_ts, reverse=True)
+        return Found(hits[-1][0], [_ts(row) for row in rows], rows)
+
+
+def _ts(row: Stored) -> int:
+    return row.created_at << SEQ_BITS | row.seq
