@@ -37,11 +37,22 @@ async def connect(url: str, secret: str, authenticate: bool) -> Session:
     client = builder.build()
     options = sdk.RelayOptions().retry_interval(timedelta(seconds=1)).adjust_retry_interval(False)
     await client.add_relay(sdk.RelayUrl.parse(url), opts=options)
+    notifications = client.notifications()
     await client.connect(and_wait=DEADLINE)
+    if authenticate:
+        # An event that is refused while the proof is on its way waits for a proof that has come.
+        await _proved(notifications)
     relay = await client.relay(sdk.RelayUrl.parse(url))
-    session = Session(client, relay, keys, client.notifications())
+    session = Session(client, relay, keys, notifications)
     session.pump = asyncio.create_task(_pump(session))
     return session
+
+
+async def _proved(notifications: sdk.ClientNotificationStream) -> None:
+    """Wait until the relay has taken the answer to its challenge: nothing else was sent yet."""
+    while (notification := await notifications.next()) is not None:
+        if notification.is_message() and json.loads(notification.message.as_json())[0] == "OK":
+            return
 
 
 async def _pump(session: Session) -> None:
