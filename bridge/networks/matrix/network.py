@@ -21,6 +21,7 @@ from mautrix.errors import (
     MUnknownToken,
     MUserInUse,
 )
+from mautrix.util.logging import TraceLogger
 
 from bridge.media import PictureFetcher
 from bridge.model import Capabilities, Identity, Link, Op, Profile, Ref, Room
@@ -69,7 +70,11 @@ class MatrixNetwork:
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS), cookie_jar=aiohttp.DummyCookieJar()
         )
         self._api = HTTPAPI(
-            self._config.homeserver.rstrip("/"), self._tokens.as_token, client_session=self._session
+            self._config.homeserver.rstrip("/"),
+            self._tokens.as_token,
+            client_session=self._session,
+            # Any logger will do, whatever the library declares.
+            log=cast(TraceLogger, logging.getLogger("mautrix.http")),
         )
         return self
 

@@ -53,7 +53,7 @@ async def recover(ask: Ask, inbox: Inbox, room: str) -> None:
             bookmark = end if isinstance(end, str) else bookmark
             new = inbox.receive(arrivals, bookmarks={room: bookmark})
             if new:
-                log.info("recovered events that were not pushed room=%s events=%d", room, new)
+                log.info("read events that had not been pushed room=%s events=%d", room, new)
             # No end: there is nothing behind this page. An end without events: Synapse's last page.
             if not arrivals or end is None:
                 return

@@ -40,6 +40,13 @@ class Square:
             time.sleep(0.05)
         raise AssertionError("the bridge is not running")
 
+    def until_logged(self, text: str) -> None:
+        """Wait until a line with this text is in the log."""
+        deadline = time.monotonic() + 30
+        while text not in self.served.log.read_text():
+            assert time.monotonic() < deadline, f"not logged: {text}"
+            time.sleep(0.05)
+
     def kill_bridge(self) -> None:
         """Kill the bridge's process; the supervisor starts another one."""
         os.kill(self.bridge_pid(), signal.SIGKILL)

@@ -151,6 +151,39 @@ def test_who_opts_out_leaves_no_note_behind(square: Square, alice: Person, bob: 
     assert json.loads(profile.content)["name"] == "dave (Matrix)"
 
 
+def test_a_ghost_that_was_put_out_comes_back_with_the_next_note(
+    alice: Person, bob: Account, linked: str
+) -> None:
+    with alice.reading(linked) as timeline:
+        bob.note("before")
+        timeline.until_text("before")
+        # From now on only who is invited may join.
+        alice.set_state(linked, "m.room.join_rules", {"join_rule": "invite"})
+        alice.set_state(linked, "m.room.power_levels", {"users": {}, "invite": 0})
+        alice.call("POST", f"/rooms/{quote(linked)}/kick", {"user_id": ghost_of(bob)})
+
+        bob.note("after")
+        timeline.until_text("after")
+
+    assert alice.texts(linked, ghost_of(bob)) == ["before", "after"]
+
+
+def test_a_note_that_a_room_refuses_blocks_nothing(
+    square: Square, alice: Person, bob: Account, linked: str
+) -> None:
+    with alice.reading(linked) as timeline:
+        bob.note("before")
+        timeline.until_text("before")
+        alice.call("POST", f"/rooms/{quote(linked)}/ban", {"user_id": ghost_of(bob)})
+        refused = bob.note("from outside")
+        square.until_logged(f"gave up network=matrix key=post {refused.id[:16]}")
+        alice.call("POST", f"/rooms/{quote(linked)}/unban", {"user_id": ghost_of(bob)})
+        bob.note("after")
+        timeline.until_text("after")
+
+    assert alice.texts(linked, ghost_of(bob)) == ["before", "after"]
+
+
 def test_only_a_room_that_everyone_can_read_is_linked(alice: Person, bob: Account) -> None:
     room = alice.create_room(visibility="shared")
     with alice.reading(room) as timeline:
