@@ -8,7 +8,6 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -386,7 +385,7 @@ async def test_batches_committed_before_the_writer_died_come_back_as_duplicates(
 
 
 async def test_a_write_that_the_writer_refuses_fails_whole(place: Place) -> None:
-    impossible = replace(note(ALICE, "impossible"), created_at=2**62)
+    impossible = note(ALICE, "impossible", created_at=2**62)
     async with place.worker() as store:
         with pytest.raises(StoreError):
             await store.write([write(note(ALICE, "with it")), write(impossible)])
