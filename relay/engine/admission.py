@@ -1,7 +1,6 @@
 """What an event passes on its way in: rules, signature, rules, effects."""
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from typing import TypeVar
 
 import structlog
@@ -44,7 +43,9 @@ class Admission:
         `json` is the event's canonical JSON where the caller has it already.
         """
         write = Write(event, encode(event) if json is None else json, live=live)
-        return reduce(lambda done, effect: effect(done), self._effects, write)
+        for effect in self._effects:
+            write = effect(write)
+        return write
 
 
 def _first_refusal(rules: tuple[Rule, ...], event: Event, origin: Origin, now: int) -> Refusal | None:

@@ -6,9 +6,9 @@ an event is parsed, then serialised anew.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
-from typing import NewType, cast
+from operator import itemgetter
+from typing import NamedTuple, NewType, cast
 
 import orjson
 
@@ -27,7 +27,7 @@ HEX_128 = re.compile(r"[0-9a-f]{128}").fullmatch
 MAX_CREATED_AT = 2**32 - 1
 """The newest created_at that is accepted, in unix seconds: the year 2106; the store packs it in 32 bits."""
 
-_FIELDS = ("id", "pubkey", "created_at", "kind", "tags", "content", "sig")
+_fields = itemgetter("id", "pubkey", "created_at", "kind", "tags", "content", "sig")
 # orjson writes these as escapes; NIP-01 read to the letter says verbatim. \b \t \n \f \r have
 # short escapes in both, and are not among them.
 _LITERAL_CONTROLS = {f"\\u{c:04x}".encode(): bytes([c]) for c in range(0x20) if c not in (8, 9, 10, 12, 13)}
@@ -38,8 +38,8 @@ class InvalidEvent(Refused):
     """The peer's event has a wrong shape, id or signature."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+# A named tuple: made three times as fast as a frozen dataclass, and one is made for every event.
+class Event(NamedTuple):
     """One signed event; `parse_event` has checked its shape, `check_event` its id and signature."""
 
     id: EventId
@@ -73,7 +73,7 @@ def parse_event(value: object) -> Event:
     if type(value) is not dict:
         raise InvalidEvent(invalid("an event is a JSON object"))
     try:
-        id_, pubkey, created_at, kind, tags, content, sig = (value[name] for name in _FIELDS)
+        id_, pubkey, created_at, kind, tags, content, sig = _fields(value)
     except KeyError as missing:
         raise InvalidEvent(invalid(f"the event has no {missing.args[0]}")) from None
     if type(id_) is not str or not HEX_64(id_):

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -189,7 +188,7 @@ async def test_a_duplicate_of_a_superseded_event_in_flight_is_superseded_too(doo
 
 
 async def test_a_wrong_id_is_refused(door: Doorway) -> None:
-    assert await door.publish(replace(note(ALICE), id=EventId("0" * 64))) == (
+    assert await door.publish(note(ALICE)._replace(id=EventId("0" * 64))) == (
         False,
         "invalid: id is not the hash of the event",
     )
@@ -198,7 +197,7 @@ async def test_a_wrong_id_is_refused(door: Doorway) -> None:
 async def test_a_wrong_id_with_a_right_signature_of_it_is_refused(door: Doorway) -> None:
     wrong = EventId("0" * 64)
 
-    accepted, reason = await door.publish(replace(note(ALICE), id=wrong, sig=ALICE.sign(wrong)))
+    accepted, reason = await door.publish(note(ALICE)._replace(id=wrong, sig=ALICE.sign(wrong)))
 
     assert (accepted, reason) == (False, "invalid: id is not the hash of the event")
 
@@ -207,7 +206,7 @@ async def test_a_stored_id_over_other_content_is_no_duplicate(door: Doorway) -> 
     stored = note(ALICE, "stored")
     await door.publish(stored)
 
-    assert await door.publish(replace(stored, content="forged")) == (
+    assert await door.publish(stored._replace(content="forged")) == (
         False,
         "invalid: id is not the hash of the event",
     )
@@ -217,7 +216,7 @@ async def test_a_stored_id_over_other_content_is_no_duplicate(door: Doorway) -> 
     "sig", ["0" * 128, "f" * 128, note(ALICE, "other").sig, BOB.sign(note(ALICE).id)], ids=str
 )
 async def test_a_wrong_signature_is_refused(door: Doorway, sig: str) -> None:
-    assert await door.publish(replace(note(ALICE), sig=sig)) == (False, "invalid: signature does not verify")
+    assert await door.publish(note(ALICE)._replace(sig=sig)) == (False, "invalid: signature does not verify")
     assert await door.store.head() == 0
 
 
@@ -237,7 +236,7 @@ async def test_the_same_event_with_another_signature_is_a_duplicate_and_the_firs
     first = note(ALICE, "x")
     await door.publish(first)
 
-    assert await door.publish(replace(first, sig="0" * 128)) == DUPLICATE
+    assert await door.publish(first._replace(sig="0" * 128)) == DUPLICATE
 
     (page,) = [page async for page in door.store.log(after=Seq(0), upto=Seq(9), now=NOW)]
     assert page[0].event() == first
@@ -245,7 +244,7 @@ async def test_the_same_event_with_another_signature_is_a_duplicate_and_the_firs
 
 async def test_a_bad_copy_does_not_keep_a_good_one_in_its_batch_out(door: Doorway) -> None:
     good = note(ALICE, "x")
-    door.take(replace(good, sig="0" * 128), good)
+    door.take(good._replace(sig="0" * 128), good)
     await door.settle()
 
     assert door.answers == [("x", False, "invalid: signature does not verify"), ("x", True, "")]
@@ -255,8 +254,8 @@ async def test_every_event_of_a_mixed_batch_gets_its_own_answer(door: Doorway) -
     await door.publish(note(ALICE, "stored"))
     door.take(
         note(ALICE, "good"),
-        replace(note(ALICE, "bad id"), id=EventId("0" * 64)),
-        replace(note(ALICE, "bad signature"), sig="0" * 128),
+        note(ALICE, "bad id")._replace(id=EventId("0" * 64)),
+        note(ALICE, "bad signature")._replace(sig="0" * 128),
         note(ALICE, "stored"),
         event(ALICE, 20_001, "ephemeral"),
     )
@@ -275,7 +274,7 @@ async def test_rules_before_the_signature_run_before_it_and_the_others_after() -
     def refuse_bob(one: Event, origin: Origin, now: int) -> Refusal | None:
         return Refusal(Prefix.BLOCKED, "no bobs") if one.pubkey == BOB.public else None
 
-    forged = replace(note(BOB), sig="0" * 128)
+    forged = note(BOB)._replace(sig="0" * 128)
 
     async with Doorway(Feature("cheap", before_signature=(refuse_bob,))).open() as door:
         assert await door.publish(forged) == (False, "blocked: no bobs")
@@ -303,7 +302,7 @@ async def test_ephemeral_events_are_announced_and_not_stored(door: Doorway) -> N
 
 
 async def test_an_ephemeral_event_with_a_wrong_signature_is_not_announced(door: Doorway) -> None:
-    assert (await door.publish(replace(event(ALICE, 20_001), sig="0" * 128)))[0] is False
+    assert (await door.publish(event(ALICE, 20_001)._replace(sig="0" * 128)))[0] is False
 
     assert door.store.announced == []
 
@@ -355,7 +354,7 @@ async def test_a_failed_commit_makes_room_for_the_next(door: Doorway) -> None:
 
 async def test_the_door_is_full_at_its_bound_and_open_again_at_half() -> None:
     door = Doorway()
-    forged = replace(note(ALICE), id=EventId("0" * 64))
+    forged = note(ALICE)._replace(id=EventId("0" * 64))
     door.take(*[forged] * (MAX_ARRIVALS - 1))
     assert not door.intake.is_full
     door.take(forged)

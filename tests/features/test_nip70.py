@@ -1,7 +1,5 @@
 """NIP-70: a protected event comes from its own author, or not at all."""
 
-from dataclasses import replace
-
 import pytest
 
 from relay.nostr.event import encode
@@ -69,7 +67,7 @@ async def test_a_protected_ephemeral_event_is_refused_to_strangers_too(client: C
 async def test_a_stranger_who_names_a_foreign_author_learns_nothing_without_a_signature(
     client: Client,
 ) -> None:
-    forged = replace(PROTECTED, sig=note(ALICE, "other").sig)
+    forged = PROTECTED._replace(sig=note(ALICE, "other").sig)
 
     assert await client.publish(forged) == (False, "invalid: signature does not verify")
 

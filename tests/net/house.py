@@ -297,7 +297,7 @@ class House:
 
 def values(shown: Event) -> dict[str, Any]:
     """Return the event as JSON values."""
-    return {name: getattr(shown, name) for name in Event.__slots__}
+    return {name: getattr(shown, name) for name in Event._fields}
 
 
 def payloads(data: bytes) -> list[bytes]:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable
 from contextlib import aclosing
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -122,7 +121,7 @@ async def test_a_second_copy_in_one_batch_is_a_duplicate(store: Store) -> None:
 
 async def test_of_two_signatures_of_one_event_the_first_is_kept(store: Store) -> None:
     hello = note(ALICE, "hello")
-    resigned = replace(hello, sig="00" * 64)
+    resigned = hello._replace(sig="00" * 64)
 
     assert await keep(store, write(hello), write(resigned)) == ["STORED", "DUPLICATE"]
     assert await keep(store, write(resigned)) == ["DUPLICATE"]
