@@ -198,11 +198,12 @@ async def test_connection_lost_before_the_answer_is_unreachable() -> None:
         await connection.close(1012, "restarting")
 
     async with serving(hang_up) as url:
-        for ask in (
+        questions: list[Callable[[RelayClient], Awaitable[object]]] = [
             lambda client: client.publish(NOTE),
             lambda client: client.count(EVERYTHING),
             lambda client: client.fetch(EVERYTHING),
-        ):
+        ]
+        for ask in questions:
             async with RelayClient(url) as client:
                 with pytest.raises(Unreachable, match="restarting"):
                     await ask(client)
