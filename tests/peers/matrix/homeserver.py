@@ -102,7 +102,8 @@ class Homeserver:
         self._synapse_command("--generate-keys", check=True)
 
     def _synapse_command(self, *more: str, check: bool) -> None:
-        command = [SYNAPSE_PYTHON, "-m", "synapse.app.homeserver", "-c", self.folder / "homeserver.yaml"]
+        command = [str(SYNAPSE_PYTHON), "-m", "synapse.app.homeserver"]
+        command += ["-c", str(self.folder / "homeserver.yaml")]
         subprocess.run([*command, *more], check=check, cwd=self.folder, capture_output=True)
 
     def start(self) -> None:
