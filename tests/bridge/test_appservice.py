@@ -134,37 +134,51 @@ async def test_pings_are_answered_and_nobody_exists_on_demand(http: aiohttp.Clie
 
 
 class Pages:
-    """A homeserver's answers to /messages, by token."""
+    """A homeserver's answers to /messages, by direction and token."""
 
-    def __init__(self, pages: Mapping[str, dict[str, object]]) -> None:
+    def __init__(self, pages: Mapping[tuple[str, str | None], dict[str, object]]) -> None:
         self._pages = pages
 
     async def ask(self, path: PathBuilder, query: Mapping[str, str]) -> dict[str, object]:
-        if query["dir"] == "b":
-            return {"start": "now", "chunk": []}
-        if query["from"] not in self._pages:
-            raise Rejected("403")
-        return self._pages[query["from"]]
+        try:
+            return self._pages[query["dir"], query.get("from")]
+        except KeyError:
+            raise Rejected("403") from None
 
 
-async def test_recovery_begins_where_the_room_stands(inbox: ListInbox) -> None:
-    await recover(Pages({}).ask, inbox, "!r")
+def event(id_: str, at_ms: int = 2000) -> dict[str, object]:
+    return {"event_id": id_, "origin_server_ts": at_ms}
 
-    assert inbox.bookmarks == {"!r": "now"}
-    assert inbox.arrivals == []
+
+async def test_recovery_of_a_room_just_linked_reads_back_to_the_link(inbox: ListInbox) -> None:
+    pages = Pages(
+        {
+            # A ghost's message may have an old date; what stands behind it is still new.
+            ("b", None): {"start": "now", "chunk": [event("$4"), event("$ghost", 5)], "end": "x"},
+            ("b", "x"): {"chunk": [event("$3"), event("$2")], "end": "y"},
+            ("b", "y"): {"chunk": [event("$1", 999), event("$0", 998)], "end": "z"},
+            ("f", "now"): {"chunk": [event("$5")], "end": "later"},
+            ("f", "later"): {"chunk": []},
+        }
+    )
+
+    await recover(pages.ask, inbox, "!r", 1000)
+
+    assert [arrival.id for arrival in inbox.arrivals] == ["$2", "$3", "$4", "$5"]
+    assert inbox.bookmarks == {"!r": "later"}
 
 
 async def test_recovery_reads_page_by_page_to_the_end(inbox: ListInbox) -> None:
     inbox.bookmarks["!r"] = "a"
     pages = Pages(
         {
-            "a": {"chunk": [{"event_id": "$1"}, {"event_id": "$2"}], "end": "b"},
-            "b": {"chunk": [{"event_id": "$3"}], "end": "c"},
-            "c": {"chunk": []},
+            ("f", "a"): {"chunk": [event("$1"), event("$2")], "end": "b"},
+            ("f", "b"): {"chunk": [event("$3")], "end": "c"},
+            ("f", "c"): {"chunk": []},
         }
     )
 
-    await recover(pages.ask, inbox, "!r")
+    await recover(pages.ask, inbox, "!r", 1000)
 
     assert [arrival.id for arrival in inbox.arrivals] == ["$1", "$2", "$3"]
     assert inbox.bookmarks == {"!r": "c"}
@@ -173,6 +187,6 @@ async def test_recovery_reads_page_by_page_to_the_end(inbox: ListInbox) -> None:
 async def test_a_room_that_cannot_be_read_is_left_alone(inbox: ListInbox) -> None:
     inbox.bookmarks["!r"] = "a"
 
-    await recover(Pages({}).ask, inbox, "!r")
+    await recover(Pages({}).ask, inbox, "!r", 1000)
 
     assert inbox.bookmarks == {"!r": "a"}

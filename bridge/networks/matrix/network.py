@@ -61,7 +61,7 @@ class MatrixNetwork:
         self._joined: OrderedDict[tuple[str, str], None] = OrderedDict()
         # A room that is entered while a profile changes may be left with the profile from before.
         self._profiles = asyncio.Lock()
-        self._linked: Sequence[str] = ()
+        self._links: Sequence[Link] = ()
         self._is_out = False
         self._must_recover = asyncio.Event()
 
@@ -82,7 +82,7 @@ class MatrixNetwork:
         await self._session.close()
 
     def watch(self, links: Sequence[Link]) -> None:
-        self._linked = [link.room.id for link in links if link.room.network == self.name]
+        self._links = [link for link in links if link.room.network == self.name]
         self._must_recover.set()
 
     async def run(self, inbox: Inbox) -> None:
@@ -130,8 +130,8 @@ class MatrixNetwork:
                 continue
 
     async def _recover(self, inbox: Inbox) -> None:
-        for room in self._linked:
-            await recovery.recover(self._ask_as_bot, inbox, room)
+        for link in self._links:
+            await recovery.recover(self._ask_as_bot, inbox, link.room.id, link.since_ms)
 
     async def _ask_as_bot(self, path: PathBuilder, query: Mapping[str, str]) -> dict[str, object]:
         return await self._call(Method.GET, path, user=self._config.bot_id, query=query)
