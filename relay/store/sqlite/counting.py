@@ -44,7 +44,8 @@ class Count:
             return
         for start in range(0, len(drive.hashes), KEYS_AT_ONCE):
             hashes = drive.hashes[start : start + KEYS_AT_ONCE]
-            if self._cursors.estimate(hashes, self._question.span) < _COUNTED_AT_ONCE:
+            most = _COUNTED_AT_ONCE
+            if len(hashes) > 1 and self._cursors.number(hashes, self._question.span, most) < most:
                 yield self._living(hashes, self._question.span)
                 continue
             for h in hashes:
@@ -100,7 +101,7 @@ class Count:
         """Yield what matches, descending by ts; with the rows themselves if they are asked for."""
         question = self._question
         low = question.span.high + 1
-        for hits in self._cursors.hits(question.drive, question.span, POSTINGS_AT_ONCE, question.now):
+        for hits in self._cursors.hits(question.drive, question.span, POSTINGS_AT_ONCE):
             kept = [hit for hit in hits if hit[0] & SEQ_MASK <= question.upto]
             if not kept:
                 yield Found(low, [], [])

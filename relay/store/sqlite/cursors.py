@@ -26,6 +26,7 @@ _FIRST_WINDOW = (6 * 3_600) << SEQ_BITS
 _LARGEST_GROWTH = 36
 _SMALLEST_GROWTH = 1 / 8
 _LONGEST_WALK = 16_384
+_MOST_AT_ONCE = 1_000
 
 _OF_MANY = " UNION ALL ".join(
     f"SELECT ts, kind FROM {tier} WHERE h IN (SELECT value FROM json_each(?1)) AND ts BETWEEN ?2 AND ?3"
@@ -56,27 +57,33 @@ class Asking:
 class Cursors:
     """Slices of the postings of one database."""
 
-    def __init__(self, ask: Asking) -> None:
+    def __init__(self, ask: Asking, everything: int) -> None:
+        """`everything` is the hash of all events."""
         self._ask = ask
+        self._everything = everything
 
     def estimate(self, hashes: Sequence[int], span: Span) -> int:
-        """Count postings, up to a bound; of many hashes, some stand for all."""
+        """Say about how many postings there are, up to a bound; of many hashes, some stand for all."""
         asked = hashes[:_ESTIMATED_KEYS]
+        return self.number(asked, span, _ESTIMATED) * len(hashes) // len(asked)
+
+    def number(self, hashes: Sequence[int], span: Span, most: int) -> int:
+        """Count postings, removed events' included; of each tier `most` at most."""
         counts = self._ask(
             " UNION ALL ".join(
                 f"SELECT count(*) FROM (SELECT 1 FROM {tier} WHERE h IN (SELECT value FROM json_each(?1)) "
                 "AND ts BETWEEN ?2 AND ?3 LIMIT ?4)"
                 for tier in TIERS
             ),
-            numbers(asked),
+            numbers(hashes),
             span.low,
             span.high,
-            _ESTIMATED,
+            most,
         )
-        return sum(count for (count,) in counts) * len(hashes) // len(asked)
+        return sum(count for (count,) in counts)
 
-    def hits(self, drive: Drive, span: Span, at_once: int, now: int) -> Iterator[list[Hit]]:
-        """Yield the drive's postings within the span, descending, about `at_once` in a slice.
+    def hits(self, drive: Drive, span: Span, at_once: int) -> Iterator[list[Hit]]:
+        """Yield the drive's postings within the span, descending, at first about `at_once` in a slice.
 
         Slices may be empty. Only the drive's condition on the kind was checked.
         """
@@ -85,7 +92,7 @@ class Cursors:
         elif len(drive.hashes) == 1:
             yield from self._of_one(drive.hashes[0], drive.kinds, span, at_once)
         else:
-            yield from self._in_windows(drive, span, at_once, now)
+            yield from self._in_windows(drive, span, at_once)
 
     def of_many(self, hashes: Sequence[int], span: Span, limit: int = -1) -> list[Hit]:
         """Return postings in no order, at most `limit` of them."""
@@ -120,8 +127,9 @@ class Cursors:
             )
             low = max(low, *(_last_of_full(found, n, at_once, low) for n in range(len(TIERS))))
             yield sorted(((ts, kind) for _, ts, kind in found if ts >= low), reverse=True)
-            if len(found) < at_once // 4:
-                walk = min(4 * walk, _LONGEST_WALK)
+            # Who asks on found little that could be shown: the next step may be longer.
+            walk = min(4 * walk, _LONGEST_WALK)
+            at_once = min(2 * at_once, _MOST_AT_ONCE)
             high = low - 1
 
     def floor(self, h: int, span: Span, walk: int) -> int:
@@ -140,7 +148,7 @@ class Cursors:
             walk,
         )[0][0]
 
-    def _in_windows(self, drive: Drive, span: Span, at_once: int, now: int) -> Iterator[list[Hit]]:
+    def _in_windows(self, drive: Drive, span: Span, at_once: int) -> Iterator[list[Hit]]:
         """Look at windows of time that grow while little is found and shrink when too much is.
 
         One statement for all hashes beats a merge of one cursor for each.
@@ -148,11 +156,9 @@ class Cursors:
         # Reading a posting costs far less than seeking to it.
         most = max(4 * at_once, 2_000)
         width = _FIRST_WINDOW
-        high = span.high
-        # Few events are from the future: the first window reaches there, but begins before now.
-        edge = min(high, now << SEQ_BITS)
+        high = min(span.high, self._newest())
         while high >= span.low:
-            low = max(span.low, min(high, edge) - width)
+            low = max(span.low, high - width)
             found: list[Hit] = []
             for start in range(0, len(drive.hashes), KEYS_AT_ONCE):
                 if start:
@@ -164,7 +170,6 @@ class Cursors:
                     break
             if low < high and len(found) > most:
                 width = (high - low) // 8
-                edge = high
                 yield []
                 continue
             admitted = _admitted(drive, found)
@@ -172,6 +177,13 @@ class Cursors:
             growth = at_once / len(found) if found else _LARGEST_GROWTH
             width = min(int(width * min(max(growth, _SMALLEST_GROWTH), _LARGEST_GROWTH)) + 1, MAX_TS)
             high = low - 1
+
+    def _newest(self) -> int:
+        """Return the highest ts of all, -1 if there is none."""
+        found = self._ask(
+            " UNION ALL ".join(f"SELECT max(ts) FROM {tier} WHERE h = ?1" for tier in TIERS), self._everything
+        )
+        return max((ts for (ts,) in found if ts is not None), default=-1)
 
     def oldest(self, h: int, low: int, at_once: int) -> list[Hit]:
         """Return the first postings of h from `low` on, ascending; fewer than `at_once` only at the end."""

@@ -28,12 +28,12 @@ class SqliteReader:
         """The database must exist, migrated by its writer. Raises StoreTooNew, StoreError."""
         self._connection = open_for_reading(path, cache_mib=_CACHE_MIB)
         self._ask = Asking(self._connection, path)
-        self._cursors = Cursors(self._ask)
-        self._rows = Rows(self._ask)
         with failures_as_store_errors(f"cannot read {path}"):
             self.key = hash_key(self._connection)
             """The database's hash key, for `Hashes`."""
         self._hashes = Hashes(self.key)
+        self._cursors = Cursors(self._ask, self._hashes.everything)
+        self._rows = Rows(self._ask)
 
     def close(self) -> None:
         """Close the connection."""

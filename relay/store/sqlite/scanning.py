@@ -71,7 +71,9 @@ class Scan:
         self._question = question
         self._cursors = cursors
         self._rows = rows
-        self._passed = 0
+        limit = question.wanted.limit
+        # As many as may be sent; what follows a page that did not suffice was mostly removed or hidden.
+        self._rows_at_once = ROWS_AT_ONCE if limit is None else min(max(8, limit), ROWS_AT_ONCE)
 
     def newest_first(self) -> Iterator[Page]:
         """Yield all rows, newest first. `wanted.limit` only sizes the pages: who sees them may vary."""
@@ -82,7 +84,7 @@ class Scan:
         high = question.span.high
         while high >= 0:
             held: list[Hit] = []
-            for hits in self._cursors.hits(question.drive, question.until(high), at_once, question.now):
+            for hits in self._cursors.hits(question.drive, question.until(high), at_once):
                 held += [hit for hit in hits if hit[0] & SEQ_MASK <= question.upto]
                 complete = _complete_seconds(held)
                 yield from self._pages(held[:complete])
@@ -138,18 +140,13 @@ class Scan:
                 yield from self._flooded_second(last)
             start = end
 
-    @property
-    def _rows_at_once(self) -> int:
-        limit = self._question.wanted.limit
-        return ROWS_AT_ONCE if limit is None else min(ROWS_AT_ONCE, max(8, limit - self._passed))
-
     def _page(self, hits: Sequence[Hit]) -> Page:
         question = self._question
         rows = self._rows.of(hits, question.now)
         sign = 1 if question.is_oldest_first else -1
         rows.sort(key=lambda row: (sign * row[0].created_at, row[0].json[ID]))
         found = [row for row in rows if question.admits(row[0])]
-        self._passed += len(found)
+        self._rows_at_once = min(2 * self._rows_at_once, ROWS_AT_ONCE)
         return Page([row for row, _ in found], [kind for _, kind in found])
 
     def _flooded_second(self, second: int) -> Iterator[Page]:
@@ -162,7 +159,7 @@ class Scan:
         above = b""
         while True:
             lowest: list[tuple[bytes, Hit]] = []
-            for hits in self._cursors.hits(question.drive, span, POSTINGS_AT_ONCE, question.now):
+            for hits in self._cursors.hits(question.drive, span, POSTINGS_AT_ONCE):
                 by_seq = {hit[0] & SEQ_MASK: hit for hit in hits if hit[0] & SEQ_MASK <= question.upto}
                 found = sorted((id_, by_seq[seq]) for seq, id_ in self._rows.ids(by_seq) if id_ > above)
                 lowest = nsmallest(_IDS_AT_ONCE, merge(lowest, found))
