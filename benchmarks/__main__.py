@@ -39,8 +39,11 @@ class Run:
         # Between connections a newer version may overtake an older one, which is then refused.
         self._replaced = len(data.events) - len(data.surviving)
 
-    def _add(self, name: str, method: str, unit: str, result: workloads.Result, note: str = "") -> None:
-        self._found.rows.append(row(name, method, unit, result, self._found.machine.cores, note=note))
+    def _add(
+        self, name: str, method: str, result: workloads.Result, note: str = "", *, paced: bool = False
+    ) -> None:
+        cores = self._found.machine.cores
+        self._found.rows.append(row(name, method, result, cores, note=note, paced=paced))
 
     def ingest(self, connections: int, relay: Relay) -> None:
         """Publish the whole set."""
@@ -49,15 +52,15 @@ class Run:
         result = workloads.publish(relay, self._frames, connections, refusable=refusable)
         resident = usage(relay.pid).resident_bytes / 2**20
         stored = sum(path.stat().st_size for path in relay.data.iterdir()) / len(self._data.surviving)
-        note = f"{resident:.0f} MB resident, {stored:,.0f} B on disk for each stored"
-        self._add("ingest", _over(connections), "events", result, note)
+        note = f"{resident:.0f} MB resident, {stored:,.0f} B of disk each"
+        self._add("ingest events", _over(connections), result, note)
 
     def duplicates(self, connections: int, relay: Relay) -> None:
         """Publish the whole set once more."""
         self._say("known duplicates")
         # Superseded versions are not kept, so they are not known.
         result = workloads.publish(relay, self._frames, connections, refusable=self._replaced)
-        self._add("known duplicates", _over(connections), "events", result)
+        self._add("known duplicates", _over(connections), result)
 
     def query(self, relay: Relay, *, distinct: int, asks: int) -> None:
         """Check every answer, then ask for speed."""
@@ -70,16 +73,16 @@ class Run:
             self._say(f"questions over {connections}")
             result, events = workloads.query(relay, asked, connections, asks=asks)
             note = f"{events / result.spent.seconds:,.0f} events a second"
-            self._add("query mix", _over(connections), "REQ", result, note)
+            self._add("answer REQs, mixed", _over(connections), result, note)
             for name in questions.NAMES if connections == 1 else ():
                 chosen = [question for question in asked if question.name == name]
                 if chosen:
                     result, events = workloads.query(relay, chosen, 1, asks=max(asks // 10, len(chosen)))
                     note = f"{events / result.count:,.0f} events each"
-                    self._add(f"  {name}", _over(1), "REQ", result, note)
+                    self._add(f"  {name}", _over(1), result, note)
         self._say("counts")
         result, _ = workloads.query(relay, counted, 1, asks=asks, verb="COUNT")
-        self._add("count mix", _over(1), "COUNT", result)
+        self._add("answer COUNTs", _over(1), result)
 
     def live(self, relay: Relay, subscribers: int, notes: int, seconds: int) -> None:
         """Deliver new notes to live subscribers, steadily and at full speed."""
@@ -88,12 +91,12 @@ class Run:
             relay, subscribers, LIVE_PER_SECOND * seconds, per_second=LIVE_PER_SECOND
         )
         to = f"{subscribers:,} subscribers"
-        self._add("live latency", f"{to}, {LIVE_PER_SECOND} notes a second", "deliveries", steady)
+        self._add("live latency", f"{to}, {LIVE_PER_SECOND} notes a second", steady, paced=True)
         for authors_each in (None, AUTHORS_EACH):
             of = "all notes" if authors_each is None else f"{authors_each} authors each"
             result = workloads.fan_out(relay, subscribers, notes, authors_each=authors_each)
             note = f"{notes / result.spent.seconds:,.0f} notes a second"
-            self._add("fan-out", f"{to}, {of}", "deliveries", result, note)
+            self._add("deliver live", f"{to}, {of}", result, note)
 
     def idle(self, connections: int, seconds: int) -> None:
         """Hold connections that wait."""
@@ -101,12 +104,12 @@ class Run:
         with serve(self._config) as relay:
             found = workloads.idle(relay, connections, seconds=seconds)
         note = f"{found.bytes_each / 1000:.1f} kB each, {found.cpu_share:.1%} of a core while idle"
-        self._add("idle connections", f"{connections:,} with one subscription", "opened", found.opening, note)
+        self._add("open connections", f"{connections:,} with one subscription", found.opening, note)
 
     def import_(self) -> None:
         """Import the set from a file."""
         self._say("import")
-        self._add("import", "one file", "events", import_events(self._data.events, self._config))
+        self._add("import events", "one file", import_events(self._data.events, self._config))
 
     @contextmanager
     def filled(self, connections: int) -> Iterator[Relay]:

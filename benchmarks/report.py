@@ -18,13 +18,12 @@ class Row:
 
     name: str
     method: str
-    unit: str
     rate: float | None = None
-    """Units a second."""
+    """So many a second; None where the rate was given."""
     p50_ms: float | None = None
     p99_ms: float | None = None
     server_us: float | None = None
-    """The relay's CPU time for one unit, in microseconds, over all its processes."""
+    """The relay's CPU time for one, in microseconds, over all its processes."""
     other_share: float | None = None
     """CPU that neither relay nor client used, as a share of the whole machine: noise."""
     note: str = ""
@@ -49,14 +48,13 @@ class Report:
         return value
 
 
-def row(name: str, method: str, unit: str, result: Result, cores: int, *, note: str = "") -> Row:
-    """Return the line of one measurement."""
+def row(name: str, method: str, result: Result, cores: int, *, note: str = "", paced: bool = False) -> Row:
+    """Return the line of one measurement; `paced` says that the client decided how fast it went."""
     spent = result.spent
     return Row(
         name=name,
         method=method,
-        unit=unit,
-        rate=result.rate,
+        rate=None if paced else result.rate,
         p50_ms=_percentile_ms(result.latencies, 0.50),
         p99_ms=_percentile_ms(result.latencies, 0.99),
         server_us=spent.server_cpu_seconds / result.count * 1e6,
@@ -88,28 +86,31 @@ def show(report: Report, console: Console) -> None:
             f"Python {machine.python}; client and relay share the cores, loopback, no TLS.\n"
             f"Limit of the machine in this run: {report.limit.one_core:,.0f} Schnorr verifications a second "
             f"on one core, {report.limit.all_cores:,.0f} on all; the ÷ columns are ratios to them.\n"
-            "µs: the relay's CPU time for one. other: CPU used by neither relay nor client; "
+            "µs each: the relay's CPU time for one. other: CPU used by neither relay nor client; "
             "where it is not near 0 the rate is too low."
         ),
         box=box.SIMPLE_HEAD,
         caption_justify="left",
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("what", no_wrap=True)
     table.add_column("how", no_wrap=True)
-    for heading in ("per second", "÷ 1 core", "÷ all", "p50 ms", "p99 ms", "µs", "other"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    for heading in ("per second", "÷ 1 core", "÷ all", "p50 ms", "p99 ms", "µs each", "other"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=6)
+    table.add_column("")
     for line in report.rows:
         one, every = _ratios(line.rate, report.limit)
         table.add_row(
             line.name,
             line.method,
-            "" if line.rate is None else f"{line.rate:,.0f} {line.unit}",
+            _number(line.rate, 0),
             _number(one, 2),
             _number(every, 2),
             _number(line.p50_ms, 2),
             _number(line.p99_ms, 2),
-            _number(line.server_us, 1),
+            _number(line.server_us, 0),
             "" if line.other_share is None else f"{line.other_share:.0%}",
             line.note,
         )
