@@ -87,7 +87,7 @@ def import_(
     for line in report.lines():
         click.echo(line)
     if not finished:
-        click.echo("stopped before the end; the same command goes on from here", err=True)
+        click.echo("stopped before the end; with the same files, it will go on from here", err=True)
     sys.exit(0 if finished and not report.rejects else 1)
 
 

@@ -170,7 +170,7 @@ def test_events_go_in_and_come_out_ordered(tmp_path: Path) -> None:
     ended = torv("relay", "import", tmp_path / "one.jsonl", tmp_path / "two", "--data", tmp_path / "data")
     exported = torv("relay", "export", "--data", tmp_path / "data")
 
-    assert ended.stdout.decode().splitlines() == ["3 events: 2 stored", "  1 were there already"]
+    assert ended.stdout.decode().splitlines() == ["3 events: 2 stored", "  1 there already"]
     assert (ended.returncode, exported.returncode) == (0, 0)
     assert exported.stdout == lines(older, newer)
     assert exported.stderr == b"2 events exported\n"
@@ -181,7 +181,7 @@ def test_standard_input_is_imported_into_any_folder(tmp_path: Path) -> None:
 
     ended = torv("relay", "import", "--data", data, given=lines(note(ALICE)))
 
-    assert (ended.returncode, ended.stdout) == (0, b"1 events: 1 stored\n")
+    assert (ended.returncode, ended.stdout) == (0, b"1 event: 1 stored\n")
     assert (data / "torv.sqlite3").exists()
 
 
@@ -277,7 +277,7 @@ def test_import_and_export_work_beside_a_running_relay(torv_serve: TorvServe, tm
     ended = torv("relay", "import", "--data", served.data, given=lines(hello))
     exported = torv("relay", "export", "--data", served.data)
 
-    assert (ended.returncode, ended.stdout) == (0, b"1 events: 1 stored\n")
+    assert (ended.returncode, ended.stdout) == (0, b"1 event: 1 stored\n")
     assert exported.stdout == lines(hello)
 
 

@@ -85,9 +85,10 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """Write the report for people."""
-        yield f"{self.events:,} events: {self.stored:,} stored"
+        noun = "event" if self.events == 1 else "events"
+        yield f"{self.events:,} {noun}: {self.stored:,} stored"
         for count, text in (
-            (self.duplicate, "were there already"),
+            (self.duplicate, "there already"),
             (self.superseded, "superseded by a newer version"),
             (self.deleted, "deleted by their author"),
         ):

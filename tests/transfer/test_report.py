@@ -16,7 +16,7 @@ def test_a_report_says_what_became_of_every_line() -> None:
 
     assert list(report.lines()) == [
         "10 events: 2 stored",
-        "  1 were there already",
+        "  1 there already",
         "  1 superseded by a newer version",
         "  1 deleted by their author",
         "  1 left out: expired (events:9)",
