@@ -384,8 +384,7 @@ def _link(command: Command, follows: Ref, facts: Facts) -> Plan:
     profile = facts.looked_up or Profile(None, None)
     if facts.author is None or facts.author.profile != profile:
         before = facts.author.profile if facts.author else None
-        # Any profile that arrives later counts as newer.
-        identity = Identity(follows, profile, facts.author.profile_at if facts.author else 0)
+        identity = Identity(follows, profile, facts.author.profile_at + 1 if facts.author else 0)
         changes.append(Known(identity))
         deliveries += _show(identity, command.room.network, before)
     npub = nip19.encode(nip19.Npub(PubKey(follows.id)))

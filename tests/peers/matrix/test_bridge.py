@@ -14,7 +14,7 @@ from bridge.networks.matrix.network import MatrixNetwork
 from bridge.networks.matrix.registration import tokens
 from tests.peers.matrix.conftest import BOT, PICTURE, Square
 from tests.peers.matrix.homeserver import SERVER_NAME, Person
-from tests.peers.matrix.notes import Account
+from tests.peers.matrix.notes import Account, connected
 
 pytestmark = pytest.mark.xdist_group("matrix")
 
@@ -290,6 +290,29 @@ def test_a_restart_of_the_homeserver_loses_and_doubles_nothing(
     bob.until_note("message 0")
     assert sorted(bob.notes_by(ghost)) == ["message 0", "message 1"]
     assert alice.texts(linked, ghost_of(bob)) == [f"note {number}" for number in range(5)]
+
+
+def test_a_power_cut_of_relay_and_bridge_loses_and_doubles_nothing(
+    square: Square, alice: Person, bob: Account, linked: str
+) -> None:
+    at = bob.note("note 0").created_at
+    for number in range(5):
+        alice.say(linked, f"before the cut {number}")
+        bob.note(f"note {number + 1}", at=at + number + 1)
+    square.served.kill()
+    alice.say(linked, "before the cut 5")
+    square.served.restart()
+
+    with alice.reading(linked) as timeline, connected(square.served.url) as later:
+        alice.say(linked, "after the cut")
+        ghost = later.until_note("after the cut").pubkey
+        if "note 5" not in alice.texts(linked):
+            timeline.until_text("note 5")
+        stored = [note.content for note in later.stored(authors=[ghost], kinds=[1])]
+
+    mirrored = sorted(text for text in stored if text.startswith("before the cut"))
+    assert mirrored == [f"before the cut {number}" for number in range(6)]
+    assert alice.texts(linked, ghost_of(bob)) == [f"note {number}" for number in range(6)]
 
 
 async def test_a_message_sent_again_after_the_homeservers_restart_is_the_same_message(
