@@ -14,7 +14,7 @@ from bridge.config import BridgeConfig
 from bridge.identities import canary, load_seed, service_key
 from bridge.ledger import Ledger
 from bridge.media import PictureFetcher
-from bridge.network import Network
+from bridge.network import CannotRun, Network
 from bridge.networks.matrix.network import MatrixNetwork
 from bridge.networks.matrix.registration import tokens
 from bridge.networks.nostr.network import NostrNetwork
@@ -72,7 +72,11 @@ async def _run(ledger: Ledger, seed: bytes, config: BridgeConfig) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             # Everything that was begun is in the ledger: to stop is to cancel.
             loop.add_signal_handler(number, router.cancel)
-        try:
-            await router
-        except asyncio.CancelledError:
+        await asyncio.wait({router})
+        if router.cancelled():
             log.info("bridge stops")
+            return
+        try:
+            router.result()
+        except* CannotRun as group:
+            raise BridgeError("; ".join(map(str, group.exceptions))) from group

@@ -16,6 +16,10 @@ class Rejected(Exception):
     """The far side said no, and will say it again: never try again."""
 
 
+class CannotRun(Exception):
+    """A network cannot do its work on this machine, as it is configured; the text says why."""
+
+
 class Unreadable(ValueError):
     """A native event makes no sense; the text says why."""
 
@@ -77,7 +81,7 @@ class Network(Protocol):
     can: Capabilities
 
     async def run(self, inbox: Inbox) -> None:
-        """Receive for ever; lost connections are made again with backoff."""
+        """Receive for ever; lost connections are made again with backoff. Raises CannotRun."""
 
     def watch(self, links: Sequence[Link]) -> None:
         """Receive what is posted in these rooms and by these people, besides what arrives unasked.

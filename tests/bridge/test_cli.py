@@ -2,6 +2,7 @@
 
 import fcntl
 import re
+import socket
 import stat
 from pathlib import Path
 
@@ -88,6 +89,18 @@ def test_a_second_bridge_on_the_same_data_does_not_start(data: Path) -> None:
 
     assert result.exit_code == 1
     assert f"the bridge cannot start: another bridge runs on {data}" in result.stderr
+
+
+def test_a_port_in_use_stops_the_bridge_with_a_reason(data: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        result = torv(data, "run", matrix=f"{MATRIX}port = {taken.getsockname()[1]}\n")
+
+    assert result.exit_code == 1
+    assert "the bridge cannot start: bridge.matrix.host and .port: " in result.stderr
+    assert "address already in use" in result.stderr
 
 
 def test_a_seed_that_is_not_the_ledgers_stops_the_bridge(data: Path) -> None:

@@ -25,7 +25,7 @@ from mautrix.util.logging import TraceLogger
 
 from bridge.media import PictureFetcher
 from bridge.model import Capabilities, Identity, Link, Op, Profile, Ref, Room
-from bridge.network import Inbox, Rejected, Rendered, Task, Unreachable
+from bridge.network import CannotRun, Inbox, Rejected, Rendered, Task, Unreachable
 from bridge.networks.matrix import appservice, convert, recovery
 from bridge.networks.matrix.registration import APPSERVICE_ID, Tokens
 from bridge.networks.matrix.settings import MatrixConfig
@@ -89,7 +89,10 @@ class MatrixNetwork:
         runner = web.AppRunner(appservice.application(self._tokens.hs_token, inbox), access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._config.host, self._config.port).start()
+            try:
+                await web.TCPSite(runner, self._config.host, self._config.port).start()
+            except OSError as error:
+                raise CannotRun(f"bridge.matrix.host and .port: {error.strerror}") from error
             await self._introduce(inbox)
             await self._watch_over(inbox)
         finally:
