@@ -115,6 +115,8 @@ class Feature:
     gates: tuple[Gate, ...] = ()
     veils: tuple[VeilRule, ...] = ()
     effects: tuple[Effect, ...] = ()
+    lapses: tuple[Callable[[Event, int], bool], ...] = ()
+    """(event, now in unix seconds) → whether it may no longer be shown, though it was admitted."""
     handlers: Mapping[type[ClientMessage], Handler] = field(default_factory=dict)
     limitation: Mapping[str, int | bool] = field(default_factory=dict)
     """Fields of NIP-11's `limitation`."""

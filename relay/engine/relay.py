@@ -54,6 +54,7 @@ class Relay:
         self._gates: tuple[Gate, ...] = tuple(gate for feature in features for gate in feature.gates)
         self._veils: tuple[VeilRule, ...] = tuple(veil for feature in features for veil in feature.veils)
         self._veiled_kinds: frozenset[int] = frozenset().union(*(veil.kinds for veil in self._veils))
+        self._lapses = tuple(lapse for feature in features for lapse in feature.lapses)
         self._max_limit = max_limit
         self._buffer_bytes = buffer_bytes
         self.intake = Intake(store, self.admission, now=now, is_heard=self._is_heard if alone else None)
@@ -146,8 +147,11 @@ class Relay:
 
     def _pass_on(self, arrived: Sequence[tuple[Event, LiveEvent]]) -> None:
         due: defaultdict[Subscription, list[LiveEvent]] = defaultdict(list)
+        now = self.now()
         for event, live in arrived:
             subscriptions = self.index.matching(event)
+            if subscriptions and any(has_lapsed(event, now) for has_lapsed in self._lapses):
+                continue
             if event.kind in self._veiled_kinds:
                 subscriptions = [s for s in subscriptions if self.is_visible(event, s.reader.origin)]
             for subscription in subscriptions:

@@ -16,10 +16,15 @@ def expires_at(event: Event) -> int | None:
     return None if text is None else seconds(text)
 
 
+def has_expired(event: Event, now: int) -> bool:
+    """Say whether the event's time is over."""
+    at = expires_at(event)
+    return at is not None and at <= now
+
+
 def refuse_expired(event: Event, origin: Origin, now: int) -> Refusal | None:
     """Refuse an event whose time is over."""
-    at = expires_at(event)
-    return None if at is None or at > now else invalid("the event has expired")
+    return invalid("the event has expired") if has_expired(event, now) else None
 
 
 def set_expiry(write: Write) -> Write:
@@ -34,4 +39,5 @@ def feature(config: RelayConfig, context: Context) -> Feature:
         nip=40,
         before_signature=(refuse_expired,),
         effects=(set_expiry,),
+        lapses=(has_expired,),
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from relay.nostr.event import Event
-from tests.events import ALICE, NOW, Clock, event, note
+from tests.events import ALICE, NOW, Clock, event, note, write
 from tests.net.house import Client, House
 
 EXPIRED = (False, "invalid: the event has expired")
@@ -96,3 +96,15 @@ async def test_an_expired_ephemeral_event_is_dropped_and_a_fresh_one_passes(
     assert await client.publish(expiring(NOW + 1, kind=20_001)) == (True, "")
 
     assert await listener.live() == [("s", "soon gone")]
+
+
+async def test_an_event_that_expires_on_its_way_to_the_subscribers_is_not_sent(
+    house: House, client: Client, clock: Clock
+) -> None:
+    await client.subscribe("s", {})
+    clock.advance(1)
+
+    # Admitted by another process before its time was over.
+    await house.store.write([write(expiring(NOW + 1), expires_at=NOW + 1), write(note(ALICE, "stays"))])
+
+    assert [message[2]["content"] for message in await client.heard()] == ["stays"]
