@@ -20,7 +20,7 @@ from relay.engine.limits import Rate
 from relay.engine.relay import Relay
 from relay.engine.subscription import LiveEvent, Subscription
 from relay.net.board import Board, Bucket, Counter
-from relay.net.frames import event_frame, live_frames, text_frame
+from relay.net.frames import accepted_frame, event_frame, live_frames, text_frame
 from relay.net.outbox import Outbox
 from relay.net.session import Answer, NotText, Session
 from relay.nostr.event import PubKey
@@ -291,12 +291,11 @@ class Connection:
         self._pending -= 1
         if self._room is not None and self._pending <= self._settings.limits.max_pending_events // 2:
             self._room.set()
-        if not accepted:
-            self._board.add(Counter.EVENTS_REFUSED)
-        elif reason:
-            self._board.add(Counter.EVENTS_DUPLICATE)
-        else:
+        if accepted and not reason:
             self._board.add(Counter.EVENTS_ACCEPTED)
+            self._outbox.push(accepted_frame(event_id))
+            return
+        self._board.add(Counter.EVENTS_DUPLICATE if accepted else Counter.EVENTS_REFUSED)
         self._send(Ok(event_id, accepted, reason))
 
     async def _await_answers(self) -> None:

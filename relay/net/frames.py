@@ -12,6 +12,11 @@ def text_frame(payload: bytes) -> bytes:
     return _header(len(payload)) + payload
 
 
+def accepted_frame(event_id: str) -> bytes:
+    """Return the frame of `["OK", event id, true, ""]`, the commonest answer; the id is hex."""
+    return b'\x81\x51["OK","%b",true,""]' % event_id.encode()
+
+
 def event_frame(prefix: bytes, json: bytes) -> bytes:
     """Return the frame of `["EVENT", subscription, event]` without copying the event twice."""
     return b"".join((_header(len(prefix) + len(json) + 1), prefix, json, b"]"))

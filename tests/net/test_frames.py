@@ -3,8 +3,8 @@
 import pytest
 
 from relay.engine.subscription import LiveEvent
-from relay.net.frames import event_frame, live_frames, text_frame
-from relay.nostr.messages import delivered_prefix
+from relay.net.frames import accepted_frame, event_frame, live_frames, text_frame
+from relay.nostr.messages import Ok, delivered_prefix, encode_relay_message
 from relay.store.api import Seq
 from tests.net.house import payloads
 
@@ -58,3 +58,9 @@ def test_live_events_of_one_subscription_are_joined_and_may_be_sent_to_others() 
         b'["EVENT","longer",{"id":"1"}]',
         b'["EVENT","longer",' + b"x" * 200 + b"]",
     ]
+
+
+def test_the_commonest_answer_is_framed_as_any_other() -> None:
+    id_ = "0123456789abcdef" * 4
+
+    assert accepted_frame(id_) == text_frame(encode_relay_message(Ok(id_, True, "")))
