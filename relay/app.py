@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -229,6 +230,9 @@ def main() -> None:
     start_logging(settings.log)
     structlog.contextvars.bind_contextvars(worker=settings.process)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    # Every connection takes a descriptor, and the usual soft limit is 1,024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     listening = socket.socket(fileno=args.listen_fd)
     board = Board(args.board_fd, settings.process, settings.processes)
     uvloop.run(run_worker(settings, listening, board, lambda: _say_ready(args.ready_fd)))
