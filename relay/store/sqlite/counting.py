@@ -68,7 +68,8 @@ class Count:
         try:
             ((head, has_dead, has_expired),) = self._ask(
                 "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0), "
-                "EXISTS (SELECT 1 FROM dead), EXISTS (SELECT 1 FROM event WHERE expires_at <= ?)",
+                "EXISTS (SELECT 1 FROM dead WHERE seq > 0), "
+                "EXISTS (SELECT 1 FROM event WHERE expires_at <= ?)",
                 question.now,
             )
             conditions = [kind_condition(kinds, ":kinds")]

@@ -12,6 +12,10 @@ _MAX_PAIRS = 1024
 """Up to so many authors × kinds are looked up as pairs; beyond it by author alone."""
 
 
+_FEW = 64
+"""A drive with so few postings is taken without looking at others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kinds:
     """A condition on the kind, which postings hold."""
@@ -82,7 +86,8 @@ def drives(wanted: Filter, kinds: Kinds | None, hashes: Hashes) -> list[Drive]:
     for letter, values in wanted.tags.items():
         is_exact = wanted.authors is None and len(wanted.tags) == 1
         found.append(Drive(Keys.TAGS, tuple(hashes.tag(letter, value) for value in values), kinds, is_exact))
-    if kinds is not None and not kinds.excluded:
+    # Pairs of authors and kinds are fewer than the kinds' postings in any case.
+    if kinds is not None and not kinds.excluded and not any(one.keys is Keys.AUTHOR_KINDS for one in found):
         found.append(Drive(Keys.KINDS, tuple(map(hashes.kind, kinds.of)), None, not found))
     return found or [Drive(Keys.EVERYTHING, (hashes.everything,), kinds, True)]
 
@@ -96,6 +101,12 @@ def _by_author(authors: frozenset[str], kinds: Kinds | None, hashes: Hashes, *, 
 
 def cheapest(options: Sequence[Drive], estimate: Callable[[Drive], int]) -> Drive:
     """Return the drive with the fewest postings; `estimate` may stop counting at a bound."""
-    if len(options) == 1:
-        return options[0]
-    return min(sorted(options, key=lambda drive: drive.keys), key=estimate)
+    best, fewest = options[0], None
+    if len(options) > 1:
+        for drive in sorted(options, key=lambda drive: drive.keys):
+            estimated = estimate(drive)
+            if fewest is None or estimated < fewest:
+                best, fewest = drive, estimated
+            if estimated <= _FEW:
+                break
+    return best

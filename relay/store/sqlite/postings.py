@@ -50,6 +50,10 @@ AUTHOR = slice(83, 147)
 """Where canonical JSON holds the author, 64 hex digits."""
 
 
+_CACHED_CHARS = 80
+"""Longer tag values are hashed each time, so that the cache's memory is bounded."""
+
+
 class Hashes:
     """The posting hashes of one database: signed 64-bit BLAKE2b under the database's secret key.
 
@@ -60,7 +64,7 @@ class Hashes:
         self._key = key
         # Authors and kinds repeat, and so do tags: of follow lists, of threads. A hash costs 0.7 µs.
         self.author = lru_cache(maxsize=16_384)(self._author)
-        self.tag = lru_cache(maxsize=16_384)(self._tag)
+        self._short_tag = lru_cache(maxsize=16_384)(self._tag)
         self.kind = lru_cache(maxsize=4_096)(self._kind)
         self._kind_of_author = lru_cache(maxsize=4_096)(self._mixed_kind)
         self.everything: int = self._hash(b"*")
@@ -86,6 +90,10 @@ class Hashes:
         """Return the hash of an author's events of one kind."""
         # The exclusive or of two secret hashes is as good as a third one, and is not computed anew.
         return self.author(pubkey) ^ self._kind_of_author(kind)
+
+    def tag(self, letter: str, value: str) -> int:
+        """Return the hash of a tag as filters ask for it."""
+        return self._short_tag(letter, value) if len(value) <= _CACHED_CHARS else self._tag(letter, value)
 
     def _tag(self, letter: str, value: str) -> int:
         return self._hash(b"t" + letter.encode() + value.encode())
