@@ -49,9 +49,12 @@ class SubscriptionIndex(Generic[S]):
                 for key in _keys(wanted):
                     self._certain.setdefault(key, {})[subscription] = None
             else:
+                # Most have one filter under a key, and all its keys then hold the same tuple.
+                alone = (wanted,)
                 for key in _keys(wanted):
                     filed = self._possible.setdefault(key, {})
-                    filed[subscription] = (*filed.get(subscription, ()), wanted)
+                    earlier = filed.get(subscription)
+                    filed[subscription] = alone if earlier is None else (*earlier, wanted)
 
     def remove(self, subscription: S) -> None:
         """Forget a subscription that was filed."""
