@@ -1,8 +1,7 @@
 """A process that publishes, for tests that end it.
 
-`python -m tests.store.publisher DATABASE NOTES AT_ONCE tiny|usual` publishes so many notes (`inf`: until it is killed), some
-at once, with tiers of that size, and
-writes the id of each one that was acknowledged.
+`python -m tests.store.publisher DATABASE NOTES AT_ONCE tiny|usual` publishes so many notes (`inf`:
+until it is killed), some at once, into tiers of that size, and writes the id of each acknowledged one.
 """
 
 import asyncio

@@ -150,13 +150,19 @@ PAGES = {
 }
 
 
-@pytest.mark.parametrize("wanted", PAGES.values(), ids=PAGES)
-def test_a_page_of_a_prolific_author_costs_little_however_deep(tmp_path: Path, wanted: Filter) -> None:
-    database = tmp_path / "torv.sqlite3"
+@pytest.fixture(scope="module")
+def prolific(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database in which Alice wrote 10,000 notes."""
+    database = tmp_path_factory.mktemp("prolific") / "torv.sqlite3"
     with closing(SqliteWriter(database)) as writer:
         history = [note(ALICE, created_at=NOW + n, tags=[["t", "square"]]) for n in range(10_000)]
         commit(writer, [write(one) for one in history])
-    with closing(SqliteReader(database)) as reader:
+    return database
+
+
+@pytest.mark.parametrize("wanted", PAGES.values(), ids=PAGES)
+def test_a_page_of_a_prolific_author_costs_little_however_deep(prolific: Path, wanted: Filter) -> None:
+    with closing(SqliteReader(prolific)) as reader:
         steps = 0
 
         def count_steps() -> None:

@@ -170,11 +170,15 @@ class Tiers:
                     tier, min(self._tuning.slice_rows, max(2 * inserted, 2 * moved, self._step))
                 )
         self._purge(min(self._tuning.slice_rows, max(inserted, self._step)))
-        state = self._state
+        return self.is_tidying_due()
+
+    def is_tidying_due(self) -> bool:
+        """Say whether a tier is over its bound, or a purge due or under way."""
+        bounds = (self._tuning.tail_rows, self._tuning.middle_rows)
         return (
-            state.purge is not None
-            or state.rows[0] >= self._tuning.tail_rows + self._step
-            or state.rows[1] >= self._tuning.middle_rows + self._step
+            self._state.purge is not None
+            or any(rows >= bound + self._step for rows, bound in zip(self._state.rows, bounds, strict=True))
+            or self._is_purge_due()
         )
 
     def _move(self, tier: int, rows: int) -> int:

@@ -319,6 +319,9 @@ class SqliteWriter:
 
     def tidy(self) -> bool:
         """Move one slice of the tiers, for when the writer is idle; whether more is due."""
+        with failures_as_store_errors(f"cannot read {self._path}"):
+            if not self._tiers.is_tidying_due():
+                return False
         return self._in_transaction("tidy", lambda: self._tiers.tidy(0))
 
     def checkpoint_due(self) -> bool:
