@@ -109,7 +109,9 @@ class Run:
     def import_(self) -> None:
         """Import the set from a file."""
         self._say("import")
-        self._add("import events", "one file", import_events(self._data.events, self._config))
+        result, starting = import_events(self._data.events, self._config)
+        note = f"{result.spent.seconds:.1f} s, about {starting:.1f} of them to start and stop"
+        self._add("import events", "one file", result, note)
 
     @contextmanager
     def filled(self, connections: int) -> Iterator[Relay]:

@@ -145,13 +145,23 @@ async def dial(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, (where.hostname, where.port))
     # Who is given a small buffer reads only what the test asks for, and cannot close in good order.
     queue, patience = (None, 10) if receive_buffer is None else (1, 0.1)
-    async with connect(
-        url, sock=sock, max_size=None, max_queue=queue, close_timeout=patience, compression=None, proxy=None
-    ) as connection:
-        wire = Wire(connection)
-        verb, wire.challenge = await wire.receive()
-        assert verb == "AUTH"
-        yield wire
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (where.hostname, where.port))
+        async with connect(
+            url,
+            sock=sock,
+            max_size=None,
+            max_queue=queue,
+            close_timeout=patience,
+            compression=None,
+            proxy=None,
+        ) as connection:
+            wire = Wire(connection)
+            verb, wire.challenge = await wire.receive()
+            assert verb == "AUTH"
+            yield wire
+    finally:
+        # Nobody else owns it when the relay dies, or the test ends, in the middle of the handshake.
+        sock.close()
