@@ -75,6 +75,7 @@ class Account:
 
     def _receive(self) -> list[Any]:
         message: list[Any] = orjson.loads(self._connection.recv(WAIT_SECONDS))
+        assert message[0] != "CLOSED", message
         if message[:2] == ["EVENT", "all"]:
             event = parse_event(message[2])
             check_event(event)
