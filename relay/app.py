@@ -42,8 +42,8 @@ WRITER_SOCKET = "writer.sock"
 LOCK = "torv.lock"
 KEY = "relay.key"
 
-# Python hands the interpreter to a waiting thread after this long; the default of 5 ms lets the
-# reader threads wait for a busy event loop longer than their queries take.
+# Python hands the interpreter to a waiting thread after this long; the default of 5 ms would be long for
+# what little waits in threads (name look-ups of libraries).
 SWITCH_INTERVAL_SECONDS = 0.0005
 
 

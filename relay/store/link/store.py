@@ -20,15 +20,15 @@ class LinkedStore(Reading):
     the same batch), and its removals take effect.
     """
 
-    def __init__(self, path: Path, link: WriterLink, followers: "_Followers", threads: int) -> None:
-        super().__init__(path, threads)
+    def __init__(self, path: Path, link: WriterLink, followers: "_Followers") -> None:
+        super().__init__(path)
         self._link = link
         self._followers = followers
         self._hashes = Hashes(self.key)
 
     @classmethod
     async def connect(
-        cls, path: Path, socket_path: Path, *, answer_seconds: float = ANSWER_SECONDS, threads: int = 2
+        cls, path: Path, socket_path: Path, *, answer_seconds: float = ANSWER_SECONDS
     ) -> "LinkedStore":
         """Open a database whose writer listens on `socket_path`, waiting for it if need be.
 
@@ -40,7 +40,7 @@ class LinkedStore(Reading):
         # First the writer, which makes and migrates the database.
         await link.connect()
         try:
-            return cls(path, link, followers, threads)
+            return cls(path, link, followers)
         except StoreError:
             await link.close()
             raise

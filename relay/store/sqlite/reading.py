@@ -1,4 +1,4 @@
-"""Reading asynchronously: the questions of `Store` answered by `SqliteReader`s in threads.
+"""Reading asynchronously: the questions of `Store` answered by a `SqliteReader`, slice by slice.
 
 `SqliteStore` and the stores of worker processes share it. Veils are asked on the event loop.
 """
@@ -6,10 +6,10 @@
 import asyncio
 import operator
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
+from time import perf_counter
 from typing import TypeVar
 
 from relay.nostr.event import EventId, decode
@@ -22,76 +22,68 @@ from relay.store.sqlite.scanning import Page
 
 _T = TypeVar("_T")
 
-
-class _Desk:
-    """One reader and the thread it works in."""
-
-    def __init__(self, path: Path, number: int) -> None:
-        self.reader = SqliteReader(path)
-        self.open_questions = 0
-        self._thread = ThreadPoolExecutor(1, f"read-{number}")
-
-    async def __call__(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def close(self) -> None:
-        self._thread.shutdown()
-        self.reader.close()
+_SHORT_SLICES = 4
+"""Most questions are answered within so many slices; what takes more is a long one."""
+_TURN_SECONDS = 0.002
+"""After so long a question gives way to others, if only at the end of a slice."""
 
 
 class Reading:
-    """`known`, `scan`, `count`, `head` and `log` of the `Store` contract, for one database."""
+    """`known`, `scan`, `count`, `head` and `log` of the `Store` contract, for one database.
 
-    def __init__(self, path: Path, threads: int = 2) -> None:
+    Slices run on the event loop itself: handing each to a thread and its answer back cost as much
+    CPU as the slices (docs/decisions/0002). A slice is bounded, and between two of them the loop
+    serves everybody else; of the questions that need many, one has a slice at each turn of the loop.
+    """
+
+    def __init__(self, path: Path) -> None:
         """The database must exist (its writer makes it). Raises StoreTooNew, StoreError."""
-        self._desks = [_Desk(path, number) for number in range(threads)]
+        self._reader = SqliteReader(path)
+        self._long_ones = asyncio.Lock()
 
     @property
     def key(self) -> bytes:
         """The database's hash key, for `Hashes`."""
-        return self._desks[0].reader.key
+        return self._reader.key
 
-    def _desk(self) -> "_Desk":
-        """Return the desk with the fewest open questions; each question stays at its desk."""
-        return min(self._desks, key=lambda desk: desk.open_questions)
-
-    async def _ask(self, question: Callable[[SqliteReader], _T]) -> _T:
-        desk = self._desk()
-        desk.open_questions += 1
-        try:
-            return await desk(lambda: question(desk.reader))
-        finally:
-            desk.open_questions -= 1
-
-    async def _slices(self, question: Callable[[SqliteReader], Iterator[_T]]) -> AsyncGenerator[_T, None]:
-        """Yield a reader's slices, each one a turn in the reader's thread."""
-        desk = self._desk()
-        desk.open_questions += 1
-        try:
-            slices = question(desk.reader)
-            while (found := await desk(lambda: next(slices, None))) is not None:
-                yield found
-        finally:
-            desk.open_questions -= 1
+    async def _in_turns(self, slices: Iterator[_T]) -> AsyncGenerator[_T, None]:
+        """Yield a question's slices, giving others a turn between them; long questions queue up."""
+        began = perf_counter()
+        for _ in range(_SHORT_SLICES):
+            found = next(slices, None)
+            if found is None:
+                return
+            yield found
+            if perf_counter() - began > _TURN_SECONDS:
+                await asyncio.sleep(0)
+                began = perf_counter()
+        while True:
+            # An asyncio lock is fair: the long questions take turns.
+            async with self._long_ones:
+                found = next(slices, None)
+                await asyncio.sleep(0)
+            if found is None:
+                return
+            yield found
 
     async def known(self, ids: Sequence[EventId]) -> set[EventId]:
         """See `Store.known`."""
-        return await self._ask(lambda reader: reader.known(ids))
+        return self._reader.known(ids)
 
     async def head(self) -> Seq:
         """See `Store.head`."""
-        return await self._ask(lambda reader: reader.head())
+        return self._reader.head()
 
     async def log(self, *, after: Seq, upto: Seq, now: int) -> AsyncIterator[list[Stored]]:
         """See `Store.log`."""
-        slices = self._slices(lambda reader: reader.log(after=after, upto=upto, now=now))
+        slices = self._in_turns(self._reader.log(after=after, upto=upto, now=now))
         async with aclosing(slices):
             async for rows in slices:
                 yield rows
 
     async def dump(self, *, upto: Seq, now: int) -> AsyncIterator[list[bytes]]:
         """See `Store.dump`."""
-        slices = self._slices(lambda reader: reader.dump(upto=upto, now=now))
+        slices = self._in_turns(self._reader.dump(upto=upto, now=now))
         async with aclosing(slices):
             async for rows in slices:
                 yield rows
@@ -101,7 +93,7 @@ class Reading:
     ) -> AsyncIterator[list[Stored]]:
         """See `Store.scan`."""
         left = wanted.limit
-        slices = self._slices(lambda reader: reader.scan(wanted, upto=upto, now=now))
+        slices = self._in_turns(self._reader.scan(wanted, upto=upto, now=now))
         async with aclosing(slices):
             async for page in slices:
                 rows = page.rows if veil is None else _visible(page, veil)
@@ -118,7 +110,7 @@ class Reading:
         open_, covered = _split([one for one in wanted if not one.is_empty], veil)
         if len(open_) == 1:
             total = 0
-            async for some in self._slices(lambda reader: reader.count(*open_[0], upto=upto, now=now)):
+            async for some in self._in_turns(self._reader.count(*open_[0], upto=upto, now=now)):
                 total += some
         else:
             total = await self._count_union(open_, upto, now, None)
@@ -151,14 +143,12 @@ class Reading:
     def _matches(
         self, wanted: Filter, kinds: Kinds | None, upto: Seq, now: int, with_rows: bool
     ) -> AsyncGenerator[Found, None]:
-        return self._slices(
-            lambda reader: reader.matches(wanted, kinds, upto=upto, now=now, with_rows=with_rows)
-        )
+        found = self._reader.matches(wanted, kinds, upto=upto, now=now, with_rows=with_rows)
+        return self._in_turns(found)
 
     async def close(self) -> None:
-        """Wait for the threads and close their connections."""
-        for desk in self._desks:
-            await asyncio.to_thread(desk.close)
+        """Close the connection."""
+        self._reader.close()
 
 
 def _take_distinct(held: list[list[int]], low: int) -> int:

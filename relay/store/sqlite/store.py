@@ -42,13 +42,13 @@ class SqliteStore:
         self._on_ephemeral: list[Callable[[Sequence[bytes]], None]] = []
 
     @classmethod
-    async def open(cls, path: Path, *, tuning: Tuning = Tuning(), threads: int = 2) -> "SqliteStore":  # noqa: B008
+    async def open(cls, path: Path, *, tuning: Tuning = Tuning()) -> "SqliteStore":  # noqa: B008
         """Open or create the database. Raises StoreTooNew, StoreError."""
 
         def make() -> "SqliteStore":
             writer = SqliteWriter(path, tuning)
             try:
-                return cls(writer, Reading(path, threads))
+                return cls(writer, Reading(path))
             except BaseException:
                 writer.close()
                 raise
