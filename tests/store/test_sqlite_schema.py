@@ -89,7 +89,7 @@ def test_the_hash_key_is_random_and_stays(tmp_path: Path) -> None:
 
 
 def test_migrating_again_changes_nothing(database: Path) -> None:
-    def applied() -> list[tuple[str]]:
+    def applied() -> list[tuple[str, ...]]:
         with closing(sqlite3.connect(database)) as connection:
             return connection.execute("SELECT * FROM _sqlite_migrations").fetchall()
 

@@ -196,7 +196,7 @@ def test_a_time_that_does_not_fit_refuses_the_batch(writer: SqliteWriter) -> Non
     (first,) = prepared(writer, 1)
 
     with pytest.raises(StoreError, match="created_at must lie between 0 and 4294967295"):
-        writer.commit([(first[0], 2**32, *first[2:])])  # type: ignore[list-item]
+        writer.commit([(first[0], 2**32, *first[2:])])
 
 
 def test_integrity_holds_after_merges_and_purges(writer: SqliteWriter) -> None:
