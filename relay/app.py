@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
-import gc
 import os
 import resource
 import signal
@@ -24,6 +23,7 @@ import uvloop
 from pydantic import BaseModel, ConfigDict
 
 from relay import features, policies
+from relay.collector import settle
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
 from relay.engine.relay import Relay
@@ -208,11 +208,7 @@ async def run_worker(
             await following.wait()
             serving = tasks.create_task(server.run([listening], stop, listens))
             await listens.wait()
-            # What is there now stays: the collector need not look at it again. Events and frames hold
-            # no cycles; at the default thresholds looking for some took 5 % of the time.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 50)
+            settle()
             ready()
             await serving
             engine.cancel()

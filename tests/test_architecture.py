@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"relay.nostr", "relay.settings"}),
-    frozenset({"relay.client", "relay.config", "relay.logs"}),
+    frozenset({"relay.client", "relay.collector", "relay.config", "relay.logs"}),
     frozenset({"relay.store"}),
     frozenset({"relay.engine"}),
     frozenset({"relay.features", "relay.policies", "relay.net", "relay.media", "relay.square"}),
@@ -26,7 +26,7 @@ NARROWER = {
     "relay.settings": set(),
     "relay.client": {"relay.nostr"},
     # Its writer process is a program of its own, with logs.
-    "relay.store": {"relay.nostr", "relay.settings", "relay.logs"},
+    "relay.store": {"relay.nostr", "relay.settings", "relay.logs", "relay.collector"},
     "relay.engine": {"relay.nostr", "relay.store"},
     # A Nostr client like any other.
     "bridge": {"relay.nostr", "relay.client", "relay.settings"},

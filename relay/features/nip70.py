@@ -13,8 +13,13 @@ _REPOSTS = frozenset({kinds.REPOST, kinds.GENERIC_REPOST})
 
 def refuse_foreign_protected(event: Event, origin: Origin, now: int) -> Refusal | None:
     """Refuse a protected event unless the connection authenticated as its author."""
-    # "When the "-" tag is present": whatever follows in it.
-    if not any(tag[:1] == ("-",) for tag in event.tags) or event.pubkey in origin.authenticated:
+    for tag in event.tags:
+        # "When the "-" tag is present": whatever follows in it.
+        if tag and tag[0] == "-":
+            break
+    else:
+        return None
+    if event.pubkey in origin.authenticated:
         return None
     if origin.authenticated:
         return Refusal(Prefix.RESTRICTED, "a protected event is accepted only from its author")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvloop
 
+from relay.collector import settle
 from relay.logs import start_logging
 from relay.settings import LogConfig
 from relay.store.api import StoreError
@@ -88,6 +89,7 @@ def main() -> None:
     start_logging(LogConfig(level=args.log_level, format=args.log_format))
 
     def ready() -> None:
+        settle()
         if args.ready_fd is not None:
             os.write(args.ready_fd, b"ready\n")
             os.close(args.ready_fd)

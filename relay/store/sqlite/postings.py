@@ -109,10 +109,9 @@ class Hashes:
         return self._hash(b"d" + str(address).encode())
 
     def of(self, event: Event) -> set[int]:
-        """Return the hashes under which filters find the event."""
+        """Return the hashes under which filters find the event, but for its id's."""
         found = {self.tag(letter, value) for letter, value in indexed(event.tags)}
         found |= {
-            self.id(event.id),
             self.author(event.pubkey),
             self.author_kind(event.pubkey, event.kind),
             self.kind(event.kind),
@@ -124,7 +123,9 @@ class Hashes:
 def prepare(write: Write, hashes: Hashes) -> Prepared:
     """Return the write as the writer takes it. Its address must be the event's own, or none."""
     event = write.event
+    id_ = hashes.id(event.id)
     found = hashes.of(event)
+    found.add(id_)
     address = None
     if write.address is not None:
         address = hashes.address(write.address)
@@ -133,7 +134,7 @@ def prepare(write: Write, hashes: Hashes) -> Prepared:
         write.json,
         event.created_at,
         event.kind,
-        hashes.id(event.id),
+        id_,
         address,
         write.expires_at,
         None if write.owners is None else " ".join(write.owners).encode(),
