@@ -118,7 +118,7 @@ def serve(
             argv += ["--config", str(config)]
         extra.append(Program("bridge", argv, bridge_environment(loaded), ready_fd=False))
     try:
-        sys.exit(serve_relay(loaded.data, loaded.relay, loaded.log, extra, announce=click.echo))
+        sys.exit(serve_relay(loaded.data, trusting_bridge(loaded), loaded.log, extra, announce=click.echo))
     except CannotStart as error:
         raise click.ClickException(str(error)) from error
 
@@ -128,6 +128,25 @@ def _report(config: TorvConfig) -> None:
     click.echo(f"the configuration is right; {len(changed)} settings differ from their defaults")
     for path, value in changed.items():
         click.echo(f"  {path} = {value}")
+
+
+def trusting_bridge(config: TorvConfig) -> RelayConfig:
+    """Return the relay's settings, the key of its own bridge among those that limits pass by.
+
+    All mirrored people come from one address, and a backlog is older than any window of time. Makes the
+    data folder and the bridge's seed if they are missing.
+    """
+    if config.bridge.matrix is None:
+        return config.relay
+    from bridge.app import SEED_FILE
+    from bridge.identities import SeedError, load_seed, service_key
+
+    try:
+        config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        key = service_key(load_seed(config.data / SEED_FILE)).public
+    except (SeedError, OSError) as error:
+        raise click.ClickException(f"the bridge cannot start: {error}") from error
+    return config.relay.model_copy(update={"trust_bridge_keys": (*config.relay.trust_bridge_keys, key)})
 
 
 def bridge_environment(config: TorvConfig) -> dict[str, str]:
