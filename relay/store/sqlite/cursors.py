@@ -5,6 +5,7 @@ misses what stays.
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from relay.store.sqlite.tiers import TIERS
 Hit = tuple[int, int]
 """(ts, kind) of a posting; ts = created_at << 31 | seq."""
 
-KEYS_AT_ONCE = 256
+KEYS_AT_ONCE = 512
 """Hashes looked up by one statement."""
 
 _ESTIMATED = 2_000
 _ESTIMATED_KEYS = 64
 _FIRST_WINDOW = (6 * 3_600) << SEQ_BITS
 _LARGEST_GROWTH = 36
+_SAMPLED = 1_000
+_SAMPLE_USES = 1_000
+"""After so many uses a sample is taken anew."""
 _SMALLEST_GROWTH = 1 / 8
 _LONGEST_WALK = 16_384
 _MOST_AT_ONCE = 1_000
@@ -61,6 +65,19 @@ class Cursors:
         """`everything` is the hash of all events."""
         self._ask = ask
         self._everything = everything
+        self._widths: dict[tuple[Keys, int], int] = {}
+        """The first window that lately held enough, by what is looked for and about how many of it."""
+        self._sample: Counter[int] = Counter()
+        """The kinds of the newest events."""
+        self._sample_uses = 0
+
+    def share(self, kinds: frozenset[int]) -> float:
+        """Say about which part of all events is of these kinds: of a sample of the newest, 0…1."""
+        if self._sample_uses % _SAMPLE_USES == 0:
+            newest = Drive(Keys.EVERYTHING, (self._everything,), None, True)
+            self._sample = Counter(kind for _, kind in next(self.hits(newest, Span(0, MAX_TS), _SAMPLED), []))
+        self._sample_uses += 1
+        return sum(self._sample[kind] for kind in kinds) / max(1, self._sample.total())
 
     def estimate(self, hashes: Sequence[int], span: Span) -> int:
         """Say about how many postings there are, up to a bound; of many hashes, some stand for all."""
@@ -155,7 +172,9 @@ class Cursors:
         """
         # Reading a posting costs far less than seeking to it.
         most = max(4 * at_once, 2_000)
-        width = _FIRST_WINDOW
+        shape = drive.keys, len(drive.hashes).bit_length()
+        width = self._widths.get(shape, _FIRST_WINDOW)
+        is_first = True
         high = min(span.high, self._newest())
         while high >= span.low:
             low = max(span.low, high - width)
@@ -174,8 +193,11 @@ class Cursors:
                 continue
             admitted = _admitted(drive, found)
             yield sorted(admitted if drive.is_disjoint else set(admitted), reverse=True)
-            growth = at_once / len(found) if found else _LARGEST_GROWTH
+            growth = at_once / len(admitted) if admitted else _LARGEST_GROWTH
             width = min(int(width * min(max(growth, _SMALLEST_GROWTH), _LARGEST_GROWTH)) + 1, MAX_TS)
+            if is_first:
+                self._widths[shape] = width
+                is_first = False
             high = low - 1
 
     def _newest(self) -> int:

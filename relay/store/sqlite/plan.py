@@ -74,26 +74,51 @@ def span_of(wanted: Filter) -> Span:
     return Span(since << SEQ_BITS, until << SEQ_BITS | SEQ_MASK)
 
 
-def drives(wanted: Filter, kinds: Kinds | None, hashes: Hashes) -> list[Drive]:
-    """Return the ways to answer, at least one; `kinds` stands for the filter's own condition."""
+def drives(
+    wanted: Filter,
+    kinds: Kinds | None,
+    hashes: Hashes,
+    share: Callable[[frozenset[int]], float] | None = None,
+) -> list[Drive]:
+    """Return the ways to answer, at least one; `kinds` stands for the filter's own condition.
+
+    `share` says about which part of all events is of some kinds; None where all of the answer is read.
+    """
     has_tags = bool(wanted.tags)
     if wanted.ids is not None:
         is_exact = wanted.authors is None and not has_tags
         return [Drive(Keys.IDS, tuple(map(hashes.id, wanted.ids)), kinds, is_exact)]
     found: list[Drive] = []
     if wanted.authors is not None:
-        found.append(_by_author(wanted.authors, kinds, hashes, is_exact=not has_tags))
+        found.append(_by_author(wanted, wanted.authors, kinds, hashes, share))
     for letter, values in wanted.tags.items():
         is_exact = wanted.authors is None and len(wanted.tags) == 1
         found.append(Drive(Keys.TAGS, tuple(hashes.tag(letter, value) for value in values), kinds, is_exact))
     # Pairs of authors and kinds are fewer than the kinds' postings in any case.
-    if kinds is not None and not kinds.excluded and not any(one.keys is Keys.AUTHOR_KINDS for one in found):
+    if kinds is not None and not kinds.excluded and not _has_pairs(wanted, kinds):
         found.append(Drive(Keys.KINDS, tuple(map(hashes.kind, kinds.of)), None, not found))
     return found or [Drive(Keys.EVERYTHING, (hashes.everything,), kinds, True)]
 
 
-def _by_author(authors: frozenset[str], kinds: Kinds | None, hashes: Hashes, *, is_exact: bool) -> Drive:
-    if kinds is None or kinds.excluded or len(authors) * len(kinds.of) > _MAX_PAIRS:
+def _has_pairs(wanted: Filter, kinds: Kinds) -> bool:
+    return wanted.authors is not None and len(wanted.authors) * len(kinds.of) <= _MAX_PAIRS
+
+
+def _by_author(
+    wanted: Filter,
+    authors: frozenset[str],
+    kinds: Kinds | None,
+    hashes: Hashes,
+    share: Callable[[frozenset[int]], float] | None,
+) -> Drive:
+    is_exact = not wanted.tags
+    by_author = kinds is None or kinds.excluded or not _has_pairs(wanted, kinds)
+    if not by_author and kinds is not None and len(kinds.of) > 1 and share is not None and wanted.limit:
+        # A hash costs a seek in each tier, as much as reading ten postings there. Feeds ask for two or
+        # three kinds that are most of what their authors write.
+        postings = wanted.limit / max(share(kinds.of), 1e-6)
+        by_author = postings < 10 * len(authors) * (len(kinds.of) - 1)
+    if by_author or kinds is None:
         return Drive(Keys.AUTHORS, tuple(map(hashes.author, authors)), kinds, is_exact)
     pairs = tuple(hashes.author_kind(author, kind) for author in authors for kind in kinds.of)
     return Drive(Keys.AUTHOR_KINDS, pairs, None, is_exact)

@@ -4,7 +4,7 @@ Every generator here gives a page, perhaps an empty one, after each statement: n
 outlives a slice, and between two slices others get their turn.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from relay.nostr.event import EventId
@@ -73,7 +73,7 @@ class SqliteReader:
         if wanted.is_empty or wanted.limit == 0:
             return
         kinds = None if wanted.kinds is None else Kinds(wanted.kinds)
-        question = self._plan(wanted, kinds, upto, now)
+        question = self._plan(wanted, kinds, upto, now, self._cursors.share)
         yield from Scan(question, self._cursors, self._rows).newest_first()
 
     def count(self, wanted: Filter, kinds: Kinds | None, *, upto: Seq, now: int) -> Iterator[int]:
@@ -94,8 +94,15 @@ class SqliteReader:
         question = self._plan(wanted, kinds, upto, now)
         yield from Count(question, self._ask, self._cursors, self._rows).matches(with_rows=with_rows)
 
-    def _plan(self, wanted: Filter, kinds: Kinds | None, upto: Seq, now: int) -> Question:
+    def _plan(
+        self,
+        wanted: Filter,
+        kinds: Kinds | None,
+        upto: Seq,
+        now: int,
+        share: Callable[[frozenset[int]], float] | None = None,
+    ) -> Question:
         span = span_of(wanted)
-        options = drives(wanted, kinds, self._hashes)
+        options = drives(wanted, kinds, self._hashes, share)
         drive = cheapest(options, lambda drive: self._cursors.estimate(drive.hashes, span))
         return Question(wanted, drive, span, upto, now)
