@@ -18,17 +18,19 @@ class Rows:
         self._ask = ask
 
     def of(self, hits: Sequence[Hit], now: int) -> list[tuple[Stored, int]]:
-        """Return the rows that are there and have not expired, each with its kind, in no order."""
-        by_seq = {hit[0] & SEQ_MASK: hit for hit in hits}
-        rows = self._ask(
-            "SELECT seq, json FROM event WHERE seq IN (SELECT value FROM json_each(?)) "
-            "AND (expires_at IS NULL OR expires_at > ?)",
-            numbers(by_seq),
-            now,
+        """Return the rows that are there and have not expired, each with its kind, in the hits' order."""
+        found: dict[int, bytes] = dict(
+            self._ask(  # type: ignore[arg-type]  # two columns
+                "SELECT seq, json FROM event WHERE seq IN (SELECT value FROM json_each(?)) "
+                "AND (expires_at IS NULL OR expires_at > ?)",
+                numbers(ts & SEQ_MASK for ts, _ in hits),
+                now,
+            )
         )
         return [
-            (Stored(Seq(seq), by_seq[seq][0] >> SEQ_BITS, json), by_seq[seq][1])  # type: ignore[arg-type]
-            for seq, json in rows
+            (Stored(Seq(ts & SEQ_MASK), ts >> SEQ_BITS, json), kind)
+            for ts, kind in hits
+            if (json := found.get(ts & SEQ_MASK)) is not None
         ]
 
     def ids(self, seqs: Iterable[int]) -> list[tuple[int, bytes]]:

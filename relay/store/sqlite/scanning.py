@@ -142,10 +142,13 @@ class Scan:
 
     def _page(self, hits: Sequence[Hit]) -> Page:
         question = self._question
-        rows = self._rows.of(hits, question.now)
-        sign = 1 if question.is_oldest_first else -1
-        rows.sort(key=lambda row: (sign * row[0].created_at, row[0].json[ID]))
-        found = [row for row in rows if question.admits(row[0])]
+        found = self._rows.of(hits, question.now)
+        if len({ts >> SEQ_BITS for ts, _ in hits}) < len(hits):
+            # In order but for ties: those go by id.
+            sign = 1 if question.is_oldest_first else -1
+            found.sort(key=lambda row: (sign * row[0].created_at, row[0].json[ID]))
+        if question.needs_rows:
+            found = [row for row in found if question.admits(row[0])]
         self._rows_at_once = min(2 * self._rows_at_once, ROWS_AT_ONCE)
         return Page([row for row, _ in found], [kind for _, kind in found])
 
