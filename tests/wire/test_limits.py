@@ -114,7 +114,7 @@ async def test_a_filter_gets_no_more_than_the_relays_limit(torv_serve: TorvServe
 
     async with dial(served.url) as wire:
         for n in range(4):
-            await wire.publish(note(key, str(n), age=n))
+            await wire.publish(note(key, str(n), age=10 * n))
 
         assert [e["content"] for e in await wire.query({"authors": [key.public]})] == ["0", "1"]
         assert [e["content"] for e in await wire.query({"authors": [key.public], "limit": 9})] == ["0", "1"]

@@ -166,11 +166,11 @@ async def test_a_stranger_who_asks_for_nothing_else_is_told_to_authenticate(
 
 async def test_a_limit_counts_visible_events_only(relay_url: str) -> None:
     alice, bob = new_key(), new_key()
-    public = [note(alice, f"public {n}", age=100 + n) for n in range(3)]
+    public = [note(alice, f"public {n}", age=100 + 10 * n) for n in range(3)]
 
     async with dial(relay_url) as wire:
         for n in range(5):
-            await wire.publish(note(alice, f"sealed {n}", kind=1059, age=n, tags=[["p", bob.public]]))
+            await wire.publish(note(alice, f"sealed {n}", kind=1059, age=10 * n, tags=[["p", bob.public]]))
         for event in public:
             await wire.publish(event)
         found = await wire.query({"authors": [alice.public], "limit": 2})

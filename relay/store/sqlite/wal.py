@@ -65,9 +65,11 @@ class WriteAheadLog:
         length = self._length()
         if length.frames >= _LONG_FRAMES:
             timeout = writer.execute("PRAGMA busy_timeout").fetchone()[0]
-            writer.execute(f"PRAGMA busy_timeout = {_READERS_MILLISECONDS}")
-            writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
-            writer.execute(f"PRAGMA busy_timeout = {timeout}")
+            # A copy under way would be busy for longer than readers are, and the log go on growing.
+            with self._copying:
+                writer.execute(f"PRAGMA busy_timeout = {_READERS_MILLISECONDS}")
+                writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                writer.execute(f"PRAGMA busy_timeout = {timeout}")
         elif length.frames >= _DUE_FRAMES and 0 < length.frames - length.copied < _REMAINDER_FRAMES:
             writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
