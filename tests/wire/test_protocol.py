@@ -86,7 +86,9 @@ async def test_an_event_that_two_filters_want_comes_once(relay_url: str) -> None
 
 async def test_every_filter_has_its_own_limit_and_the_answers_are_merged(relay_url: str) -> None:
     alice, bob = new_key(), new_key()
-    events = [note(key, age=10 * age) for age, key in enumerate((alice, bob, alice, bob, alice, bob), start=10)]
+    events = [
+        note(key, age=10 * age) for age, key in enumerate((alice, bob, alice, bob, alice, bob), start=10)
+    ]
 
     async with dial(relay_url) as wire:
         for event in events:
