@@ -42,10 +42,6 @@ WRITER_SOCKET = "writer.sock"
 LOCK = "torv.lock"
 KEY = "relay.key"
 
-# Python hands the interpreter to a waiting thread after this long; the default of 5 ms would be long for
-# what little waits in threads (name look-ups of libraries).
-SWITCH_INTERVAL_SECONDS = 0.0005
-
 
 class WorkerSettings(BaseModel):
     """What the supervisor tells a worker."""
@@ -225,7 +221,6 @@ def main() -> None:
     settings = WorkerSettings(**orjson.loads(sys.stdin.buffer.read()))
     start_logging(settings.log)
     structlog.contextvars.bind_contextvars(worker=settings.process)
-    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     # Every connection takes a descriptor, and the usual soft limit is 1,024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
