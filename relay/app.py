@@ -26,6 +26,7 @@ from relay import features, policies
 from relay.collector import settle
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
+from relay.engine.limits import Spend, unlimited
 from relay.engine.relay import Relay
 from relay.logs import start_logging
 from relay.net.board import Board
@@ -55,9 +56,9 @@ class WorkerSettings(BaseModel):
     processes: int
 
 
-def relay_features(config: RelayConfig, key: SecretKey) -> tuple[Feature, ...]:
-    """Return all that this relay does, in order."""
-    context = Context(key=key)
+def relay_features(config: RelayConfig, key: SecretKey, spend: Spend = unlimited) -> tuple[Feature, ...]:
+    """Return all that this relay does, in order; `spend` takes from the buckets of all workers."""
+    context = Context(key=key, spend=spend)
     return features.enabled(config, context, policies.enabled(config, context))
 
 
@@ -191,7 +192,7 @@ async def run_worker(
     try:
         relay = Relay(
             store,
-            relay_features(relay_config, read_key(settings.data / KEY)),
+            relay_features(relay_config, read_key(settings.data / KEY), board.spend),
             max_limit=relay_config.limits.max_limit,
             buffer_bytes=relay_config.limits.max_outbox_bytes,
             now=lambda: int(time.time()),

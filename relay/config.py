@@ -46,8 +46,20 @@ class LimitsConfig(Table):
         examples=[94_608_000],
         description="How old an event may be when it arrives, in seconds; unset: any age.",
     )
+    min_pow_difficulty: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Proof of work that every event has to carry, in leading zero bits of its id; 0: none.",
+    )
     events_per_minute: int = Field(
         600, ge=0, description="EVENT messages per minute from one address, over all workers; 0: no limit."
+    )
+    wraps_per_minute: int = Field(
+        300,
+        ge=0,
+        description="Gift wraps (private messages) per minute from one authenticated key, "
+        "or from one address that proved none; 0: no limit.",
     )
     requests_per_minute: int = Field(
         3_000, ge=0, description="REQ and COUNT messages per minute from one address; 0: no limit."
@@ -108,7 +120,7 @@ class RelayConfig(Table):
     path: str = Field("/", pattern=r"^/\S*$", description="The path of the relay's endpoint.")
     workers: int = Field(0, ge=0, le=256, description="Worker processes; 0: one per core.")
     trust_bridge_keys: tuple[PublicKeySetting, ...] = Field(
-        (), description="Keys that, once authenticated, are exempt from per-address limits."
+        (), description="Keys that, once authenticated, are exempt from per-address limits and proof of work."
     )
     limits: LimitsConfig = LimitsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from relay.engine.limits import Spend, unlimited
 from relay.nostr.event import Event, PubKey
 from relay.nostr.filter import Filter
 from relay.nostr.keys import SecretKey
@@ -99,6 +100,8 @@ class Context:
 
     key: SecretKey
     """The relay's own key, `self` in NIP-11."""
+    spend: Spend = unlimited
+    """Takes from a named bucket that all workers share."""
 
 
 @dataclass(frozen=True, slots=True)

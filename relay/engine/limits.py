@@ -1,5 +1,6 @@
-"""Token buckets: how often one address may do something. Pure; now is an argument."""
+"""Token buckets: how often one address or key may do something. Pure; now is an argument."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address
 
@@ -13,6 +14,15 @@ class Rate:
     def refill(self, tokens: float, elapsed: float) -> float:
         """Return how many tokens a bucket holds `elapsed` seconds after it held `tokens`."""
         return min(self.per_minute, tokens + max(0.0, elapsed) * self.per_minute / 60)
+
+
+Spend = Callable[[str, Rate], bool]
+"""(name of a bucket, rate) → whether one token could be taken of it, over all processes."""
+
+
+def unlimited(name: str, rate: Rate) -> bool:
+    """Take from a bucket that is never empty: tools have no clients to limit."""
+    return True
 
 
 def counted_as(address: str) -> str:

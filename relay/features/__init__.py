@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
-from relay.features import nip01, nip04, nip09, nip11, nip40, nip42, nip45, nip59, nip65, nip70
+from relay.features import nip01, nip04, nip09, nip11, nip13, nip17, nip40, nip42, nip45, nip59, nip65, nip70
 
 ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     nip01.feature,
     nip04.feature,
     nip09.feature,
+    nip13.feature,
+    nip17.feature,
     nip40.feature,
     nip42.feature,
     nip45.feature,

@@ -131,6 +131,10 @@ class Board:
         self._tokens[place] = tokens - 1
         return True
 
+    def spend(self, name: str, rate: Rate) -> bool:
+        """Take one token of the bucket of this name, which is no address; see `take`."""
+        return self.take(self.slot(name), Bucket.EVENTS, rate)
+
     def connect(self, slot: int, most: int) -> bool:
         """Count one more connection of an address; False when it has `most` (0: no limit) already."""
         if most and self.connections(slot) >= most:

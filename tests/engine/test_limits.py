@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.engine.limits import Rate, counted_as
+from relay.engine.limits import Rate, counted_as, unlimited
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,8 @@ def test_a_clock_that_runs_backwards_takes_nothing_away() -> None:
 )
 def test_an_ipv6_customer_counts_as_one_address(address: str, expected: str) -> None:
     assert counted_as(address) == expected
+
+
+def test_tools_are_not_limited() -> None:
+    assert unlimited("wraps 192.0.2.1", Rate(1))
+    assert unlimited("wraps 192.0.2.1", Rate(1))

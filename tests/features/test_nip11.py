@@ -47,7 +47,7 @@ def test_the_document_of_a_relay_with_default_settings() -> None:
         "name": "Torv",
         "description": "A public square that nobody owns.",
         "self": RELAY_KEY.public,
-        "supported_nips": [1, 4, 9, 11, 40, 42, 45, 59, 65, 70],
+        "supported_nips": [1, 4, 9, 11, 13, 17, 40, 42, 45, 59, 65, 70],
         "version": "0.1.0",
         "limitation": {
             "auth_required": False,
@@ -59,6 +59,7 @@ def test_the_document_of_a_relay_with_default_settings() -> None:
             "max_message_length": 262_144,
             "max_subid_length": 64,
             "max_subscriptions": 64,
+            "min_pow_difficulty": 0,
             "payment_required": False,
             "restricted_writes": False,
         },
@@ -104,6 +105,7 @@ def test_limitations_follow_the_settings() -> None:
         "max_content_chars": 13,
         "max_seconds_in_future": 17,
         "max_age_seconds": 19,
+        "min_pow_difficulty": 23,
     }
 
     assert document(limits=limits)["limitation"] == {
@@ -117,6 +119,7 @@ def test_limitations_follow_the_settings() -> None:
         "max_message_length": 4096,
         "max_subid_length": 64,
         "max_subscriptions": 3,
+        "min_pow_difficulty": 23,
         "payment_required": False,
         "restricted_writes": False,
     }

@@ -2,8 +2,10 @@
 
 import pytest
 
+from relay.config import LimitsConfig, RelayConfig
+from relay.nostr.event import Event
 from relay.nostr.keys import SecretKey
-from tests.events import ALICE, BOB, CAROL, NOW, Clock, author, event, note
+from tests.events import ALICE, BOB, CAROL, DAVE, NOW, Clock, author, event, note
 from tests.net.house import Client, House
 
 THROWAWAY = author("one-time key")
@@ -206,3 +208,68 @@ async def test_an_expired_wrap_is_gone_for_its_receiver_too(
     clock.advance(5)
 
     assert await bob.count({"kinds": [1059]}) == 0
+
+
+FEW = RelayConfig(limits=LimitsConfig(wraps_per_minute=2), trust_bridge_keys=(DAVE.public,))
+MOST = "rate-limited: at most 2 gift wraps a minute from one "
+
+
+def wraps(count: int, kind: int = 1059) -> list[Event]:
+    """Return wraps for Bob, each by a key of its own."""
+    return [event(author(f"one-time {n}"), kind, tags=[["p", BOB.public]]) for n in range(count)]
+
+
+@pytest.mark.parametrize("kind", [1059, 21_059])
+async def test_one_key_sends_so_many_wraps_a_minute_from_all_its_connections(clock: Clock, kind: int) -> None:
+    first, second, third = wraps(3, kind)
+    async with House(clock, FEW, alone=False) as house:
+        here, there = await house.connect("192.0.2.1"), await house.connect("198.51.100.1")
+        await here.authenticate(ALICE, NOW)
+        await there.authenticate(ALICE, NOW)
+
+        assert await here.publish(first) == (True, "")
+        assert await there.publish(second) == (True, "")
+        assert await here.publish(third) == (False, MOST + "key")
+        assert await there.publish(third) == (False, MOST + "key")
+
+
+async def test_keys_behind_one_address_do_not_count_for_each_other(clock: Clock) -> None:
+    first, second, third = wraps(3)
+    async with House(clock, FEW) as house:
+        for key, wrap in ((ALICE, first), (ALICE, second), (CAROL, third)):
+            client = await house.connect()
+            await client.authenticate(key, NOW)
+            assert await client.publish(wrap) == (True, "")
+
+
+async def test_proving_one_more_key_allows_no_more_wraps(clock: Clock) -> None:
+    first, second, third = wraps(3)
+    async with House(clock, FEW) as house:
+        client = await house.connect()
+        await client.authenticate(ALICE, NOW)
+        await client.publish(first)
+        await client.publish(second)
+
+        await client.authenticate(CAROL, NOW)
+
+        assert await client.publish(third) == (False, MOST + "key")
+
+
+async def test_who_proved_no_key_counts_by_address(clock: Clock) -> None:
+    first, second, third = wraps(3)
+    async with House(clock, FEW) as house:
+        for wrap in (first, second):
+            assert await (await house.connect()).publish(wrap) == (True, "")
+
+        assert await (await house.connect()).publish(third) == (False, MOST + "address")
+        assert await (await house.connect("198.51.100.1")).publish(third) == (True, "")
+        assert await (await house.connect()).publish(note(ALICE)) == (True, "")
+
+
+async def test_the_bridges_wraps_are_not_counted(clock: Clock) -> None:
+    async with House(clock, FEW) as house:
+        client = await house.connect()
+        await client.authenticate(DAVE, NOW)
+
+        for wrap in wraps(3):
+            assert await client.publish(wrap) == (True, "")

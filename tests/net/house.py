@@ -246,7 +246,8 @@ class House:
         self.clock = clock
         self.config = config or RelayConfig()
         self.store = store or MemoryStore()
-        context = Context(key=RELAY_KEY)
+        self.board = Board.create(1)
+        context = Context(key=RELAY_KEY, spend=self.board.spend)
         first = (*policies.enabled(self.config, context), *extra)
         self.relay = Relay(
             self.store,
@@ -256,7 +257,6 @@ class House:
             now=clock,
             alone=alone,
         )
-        self.board = Board.create(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
 

@@ -212,6 +212,15 @@ def test_processes_share_buckets_and_connections(make: Callable[[int], Board]) -
     assert first.connections(slot) == 1
 
 
+def test_a_named_bucket_is_shared_too_and_is_no_address(make: Callable[[int], Board]) -> None:
+    board = make(2)
+
+    assert board.spend("wraps 192.0.2.1", Rate(2))
+    assert other(board, 1).spend("wraps 192.0.2.1", Rate(2))
+    assert not board.spend("wraps 192.0.2.1", Rate(2))
+    assert takes(board, "192.0.2.1", Rate(2)) == 2
+
+
 def test_every_process_counts_in_its_own_row_and_totals_are_sums(make: Callable[[int], Board]) -> None:
     first = make(3)
     second, third = other(first, 1), other(first, 2)
