@@ -1,10 +1,11 @@
-"""Messages between client and relay, both ways (NIP-01, 42, 45).
+"""Messages between client and relay, both ways (NIP-01, 42, 45, 77).
 
 Parsing is strict and total: any bytes give a message or an `InvalidMessage` that holds the answer
-the protocol wants for it (OK, CLOSED or NOTICE).
+the protocol wants for it (OK, CLOSED, NEG-ERR or NOTICE).
 """
 
 import json
+from binascii import unhexlify
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -60,7 +61,33 @@ class Auth:
     event: Event
 
 
-ClientMessage = Publish | Req | Count | Close | Auth
+@dataclass(frozen=True, slots=True)
+class NegOpen:
+    """`["NEG-OPEN", name, filter, frame]`: compare what matches with what I have (NIP-77)."""
+
+    name: str
+    """In a namespace of its own: a REQ may bear the same one."""
+    wanted: Filter
+    frame: bytes
+    """A Negentropy message; hex on the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class NegMsg:
+    """`["NEG-MSG", name, frame]`, both ways in turns (NIP-77)."""
+
+    name: str
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NegClose:
+    """`["NEG-CLOSE", name]` from a client (NIP-77)."""
+
+    name: str
+
+
+ClientMessage = Publish | Req | Count | Close | Auth | NegOpen | NegMsg | NegClose
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +144,23 @@ class Delivered:
     event: Event
 
 
-RelayMessage = Ok | Eose | Closed | Notice | Challenge | Counted | Delivered
+@dataclass(frozen=True, slots=True)
+class NegErr:
+    """`["NEG-ERR", name, reason, most]`: the relay refused or ended a reconciliation (NIP-77)."""
+
+    name: str
+    reason: str
+    most: int | None = None
+    """How many records the relay takes at most, where the query is too big."""
+
+
+RelayMessage = Ok | Eose | Closed | Notice | Challenge | Counted | Delivered | NegMsg | NegErr
 
 
 class InvalidMessage(ValueError):
     """The peer's message is malformed; `answer` is what to send back."""
 
-    def __init__(self, answer: Ok | Closed | Notice) -> None:
+    def __init__(self, answer: Ok | Closed | NegErr | Notice) -> None:
         super().__init__(answer.text if isinstance(answer, Notice) else answer.reason)
         self.answer = answer
 
@@ -150,6 +187,12 @@ def parse_client_message(text: bytes) -> ClientMessage:
             return Close(_subscription(value))
         case "AUTH":
             return Auth(_event(text, "AUTH", value)[0])
+        case "NEG-OPEN":
+            return NegOpen(_subscription(value), *_wanted_and_frame(value))
+        case "NEG-MSG":
+            return NegMsg(_subscription(value), _frame(value, 2))
+        case "NEG-CLOSE":
+            return NegClose(_subscription(value))
     raise InvalidMessage(Notice(str(Refusal(Prefix.UNSUPPORTED, f"unknown message type {value[0][:32]!r}"))))
 
 
@@ -218,6 +261,24 @@ def _filters(value: list[object]) -> tuple[Filter, ...]:
         raise InvalidMessage(Closed(name, str(error))) from None
 
 
+def _wanted_and_frame(value: list[object]) -> tuple[Filter, bytes]:
+    try:
+        return parse_filter(value[2] if len(value) > 2 else None), _frame(value, 3)
+    except InvalidFilter as error:
+        raise InvalidMessage(NegErr(str(value[1]), str(error))) from None
+
+
+def _frame(value: list[object], place: int) -> bytes:
+    text = value[place] if len(value) == place + 1 else None
+    try:
+        if type(text) is str and text:
+            return unhexlify(text)
+    except ValueError:
+        pass  # refused below, as what is no string
+    reason = invalid(f"{value[0]} takes a Negentropy message in hex as its last element")
+    raise InvalidMessage(NegErr(str(value[1]), str(reason)))
+
+
 def encode_relay_message(message: RelayMessage) -> bytes:
     """Return the message as a relay sends it."""
     match message:
@@ -235,6 +296,10 @@ def encode_relay_message(message: RelayMessage) -> bytes:
             return orjson.dumps(["COUNT", name, {"count": count}])
         case Delivered(name, event):
             return delivered_prefix(name) + encode(event) + b"]"
+        case NegMsg(name, frame):
+            return orjson.dumps(["NEG-MSG", name, frame.hex()])
+        case NegErr(name, reason, most):
+            return orjson.dumps(["NEG-ERR", name, reason, *([] if most is None else [most])])
         case _:
             assert_never(message)
 
@@ -257,6 +322,12 @@ def encode_client_message(message: ClientMessage) -> bytes:
             return orjson.dumps(["CLOSE", name])
         case Auth(event):
             return b'["AUTH",' + encode(event) + b"]"
+        case NegOpen(name, wanted, frame):
+            return orjson.dumps(["NEG-OPEN", name, encode_filter(wanted), frame.hex()])
+        case NegMsg(name, frame):
+            return orjson.dumps(["NEG-MSG", name, frame.hex()])
+        case NegClose(name):
+            return orjson.dumps(["NEG-CLOSE", name])
         case _:
             assert_never(message)
 
@@ -280,6 +351,10 @@ def parse_relay_message(text: bytes) -> RelayMessage:
             return Challenge(challenge)
         case ["COUNT", str(name), {"count": int(count)}] if type(count) is int:
             return Counted(name, count)
+        case ["NEG-MSG", str(name), str()]:
+            return NegMsg(name, _frame(value, 2))
+        case ["NEG-ERR", str(name), str(reason), *rest]:
+            return NegErr(name, reason, rest[0] if rest and type(rest[0]) is int else None)
         case ["EVENT", str(name), dict(event)]:
             try:
                 return Delivered(name, parse_event(event))

@@ -22,6 +22,10 @@ from relay.nostr.messages import (
     Delivered,
     Eose,
     InvalidMessage,
+    NegClose,
+    NegErr,
+    NegMsg,
+    NegOpen,
     Notice,
     Ok,
     Publish,
@@ -41,7 +45,7 @@ JSON = encode(EVENT)
 VALUE: dict[str, Any] = orjson.loads(JSON)
 
 
-def refusal_of(text: bytes) -> Ok | Closed | Notice:
+def refusal_of(text: bytes) -> Ok | Closed | NegErr | Notice:
     """Return the answer to a message that must be refused."""
     with pytest.raises(InvalidMessage) as refused:
         parse_client_message(text)
@@ -300,6 +304,39 @@ def test_request_with_a_malformed_filter_is_closed(kind: str, wanted: bytes, rea
     assert refusal_of(b'["' + kind.encode() + b'","sub",{},' + wanted + b"]") == Closed("sub", reason)
 
 
+# NEG-OPEN, NEG-MSG and NEG-CLOSE.
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'["NEG-OPEN","n"]', "invalid: a filter is a JSON object"),
+        (b'["NEG-OPEN","n",[{}],"61"]', "invalid: a filter is a JSON object"),
+        (b'["NEG-OPEN","n",{"kinds":1},"61"]', "invalid: kinds must be an array"),
+        (b'["NEG-OPEN","n",{"x":1},"61"]', "unsupported: filter contains unknown elements: 'x'"),
+    ],
+)
+def test_reconciliation_with_a_malformed_filter_is_refused(text: bytes, reason: str) -> None:
+    assert refusal_of(text) == NegErr("n", reason)
+
+
+@pytest.mark.parametrize("start", [b'["NEG-OPEN","n",{}', b'["NEG-MSG","n"'])
+@pytest.mark.parametrize(
+    "rest", [b"", b',""', b',"6"', b',"6g"', b',"6 1"', b',"\xc3\xa9"', b",61", b',"61",1']
+)
+def test_negentropy_message_that_is_not_hex_is_refused(start: bytes, rest: bytes) -> None:
+    name = "NEG-OPEN" if b"OPEN" in start else "NEG-MSG"
+
+    assert refusal_of(start + rest + b"]") == NegErr(
+        "n", f"invalid: {name} takes a Negentropy message in hex as its last element"
+    )
+
+
+@pytest.mark.parametrize("kind", ["NEG-OPEN", "NEG-MSG", "NEG-CLOSE"])
+def test_reconciliation_without_a_name_is_answered_by_notice(kind: str) -> None:
+    assert refusal_of(orjson.dumps([kind])) == Notice(f"invalid: {kind} takes a subscription id, a string")
+
+
 # What is no message.
 
 
@@ -349,7 +386,7 @@ def test_what_is_no_array_with_a_name_is_answered_by_notice(text: bytes) -> None
     )
 
 
-@pytest.mark.parametrize("name", ["", "event", "OK", "NEG-OPEN", "EOSE"])
+@pytest.mark.parametrize("name", ["", "event", "OK", "NEG-ERR", "EOSE"])
 def test_unknown_message_is_unsupported(name: str) -> None:
     assert refusal_of(framed(name, "x")) == Notice(f"unsupported: unknown message type {name!r}")
 
@@ -381,7 +418,9 @@ broken_events = st.dictionaries(st.sampled_from(sorted(VALUE)), json_values).map
     lambda change: {**VALUE, **change}
 )
 named = st.tuples(
-    st.sampled_from(["EVENT", "REQ", "COUNT", "CLOSE", "AUTH", "OK", "EOSE", "CLOSED", "NOTICE"]),
+    st.sampled_from(
+        "EVENT REQ COUNT CLOSE AUTH OK EOSE CLOSED NOTICE NEG-OPEN NEG-MSG NEG-CLOSE NEG-ERR".split()
+    ),
     json_values | broken_events,
     json_values
     | st.dictionaries(st.sampled_from(["ids", "kinds", "#t", "since", "limit", "search"]), json_values),
@@ -421,6 +460,9 @@ def test_any_bytes_are_read_or_answered_by_both_sides(text: bytes) -> None:
         (Challenge("c"), b'["AUTH","c"]'),
         (Counted("q", 7), b'["COUNT","q",{"count":7}]'),
         (Delivered('s"', EVENT), b'["EVENT","s\\"",' + JSON + b"]"),
+        (NegMsg("n", b"\x61\xff"), b'["NEG-MSG","n","61ff"]'),
+        (NegErr("n", "closed: idle"), b'["NEG-ERR","n","closed: idle"]'),
+        (NegErr("n", "blocked: too big", 1000), b'["NEG-ERR","n","blocked: too big",1000]'),
     ],
 )
 def test_relay_message_is_written_and_read(message: RelayMessage, text: bytes) -> None:
@@ -436,6 +478,9 @@ def test_relay_message_is_written_and_read(message: RelayMessage, text: bytes) -
         (Req("s", (Filter(limit=0), Filter(kinds=frozenset({1})))), b'["REQ","s",{"limit":0},{"kinds":[1]}]'),
         (Count("s", (Filter(),)), b'["COUNT","s",{}]'),
         (Close("s"), b'["CLOSE","s"]'),
+        (NegOpen("n", Filter(limit=0), b"\x61"), b'["NEG-OPEN","n",{"limit":0},"61"]'),
+        (NegMsg("n", b"\x61\xff"), b'["NEG-MSG","n","61ff"]'),
+        (NegClose("n"), b'["NEG-CLOSE","n"]'),
     ],
 )
 def test_client_message_is_written_and_read(message: ClientMessage, text: bytes) -> None:
@@ -457,6 +502,8 @@ def test_delivered_event_may_be_spliced() -> None:
         (b'["CLOSED","s",1]', Closed("s", "")),
         (b'["COUNT","q",{"count":7,"approximate":true}]', Counted("q", 7)),
         (json.dumps(["EVENT", "s", {**VALUE, "extra": 1}]).encode(), Delivered("s", EVENT)),
+        (b'["NEG-ERR","n","blocked: x",null]', NegErr("n", "blocked: x")),
+        (b'["NEG-MSG","n","61FF"]', NegMsg("n", b"\x61\xff")),
     ],
 )
 def test_relay_message_of_another_relay_is_read(text: bytes, message: RelayMessage) -> None:
@@ -489,6 +536,9 @@ def test_relay_message_of_another_relay_is_read(text: bytes, message: RelayMessa
         b'["COUNT","q",{"count":1.5}]',
         b'["COUNT","q",7]',
         b'["REQ","s",{}]',
+        b'["NEG-MSG","n"]',
+        b'["NEG-MSG","n","6"]',
+        b'["NEG-ERR","n"]',
         b"[" * 5000,
     ],
     ids=lambda text: repr(text[:24]),
