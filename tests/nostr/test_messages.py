@@ -419,7 +419,21 @@ broken_events = st.dictionaries(st.sampled_from(sorted(VALUE)), json_values).map
 )
 named = st.tuples(
     st.sampled_from(
-        "EVENT REQ COUNT CLOSE AUTH OK EOSE CLOSED NOTICE NEG-OPEN NEG-MSG NEG-CLOSE NEG-ERR".split()
+        [
+            "EVENT",
+            "REQ",
+            "COUNT",
+            "CLOSE",
+            "AUTH",
+            "OK",
+            "EOSE",
+            "CLOSED",
+            "NOTICE",
+            "NEG-OPEN",
+            "NEG-MSG",
+            "NEG-CLOSE",
+            "NEG-ERR",
+        ]
     ),
     json_values | broken_events,
     json_values
