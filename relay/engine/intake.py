@@ -4,6 +4,7 @@ A batch is what arrived while the one before was being checked. Nothing waits fo
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import structlog
 
 from relay.engine.admission import Admission
 from relay.engine.feature import Origin
+from relay.engine.repetition import Repetition
 from relay.nostr import event as events
 from relay.nostr.event import Event, EventId
 from relay.nostr.kinds import Retention, retention
@@ -70,7 +72,8 @@ class Intake:
         self._admission = admission
         self._now = now
         self._is_heard = is_heard
-        self._arrivals: list[Arrival] = []
+        self._arrivals: deque[Arrival] = deque()
+        self._repetition = Repetition()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -99,7 +102,7 @@ class Intake:
         async with asyncio.TaskGroup() as commits:
             while True:
                 await self._arrived.wait()
-                batch, self._arrivals = self._arrivals[:BATCH], self._arrivals[BATCH:]
+                batch = [self._arrivals.popleft() for _ in range(min(BATCH, len(self._arrivals)))]
                 if not self._arrivals:
                     self._arrived.clear()
                 if len(self._arrivals) < MAX_ARRIVALS // 2:
@@ -124,12 +127,8 @@ class Intake:
     async def _admit(self, batch: list[Arrival], commits: asyncio.TaskGroup) -> None:
         now = self._now()
         hashed = [arrival for arrival in batch if self._has_right_id(arrival, now)]
-        try:
-            known = await self._store.known([arrival.event.id for arrival in hashed]) if hashed else set()
-        except StoreError as error:
-            # The signature check decides alone then, and the write finds duplicates anyway.
-            log.warning("looking for duplicates failed", error=str(error))
-            known = set()
+        look_up = self._repetition.is_common
+        known = await self._known([arrival.event.id for arrival in hashed]) if look_up and hashed else ()
         writes: list[Write] = []
         replies: list[Reply] = []
         passing: list[bytes] = []
@@ -159,9 +158,19 @@ class Intake:
         if not writes:
             self._slots.release()
             return
-        commit = commits.create_task(self._commit(writes, replies))
+        commit = commits.create_task(self._commit(writes, replies, looked_up=look_up))
         self._commits.add(commit)
         commit.add_done_callback(self._commits.discard)
+
+    async def _known(self, ids: list[EventId]) -> set[EventId]:
+        try:
+            known = await self._store.known(ids)
+        except StoreError as error:
+            # The signature check decides alone then, and the write finds duplicates anyway.
+            log.warning("looking for duplicates failed", error=str(error))
+            return set()
+        self._repetition.observe(len(ids), len(known))
+        return known
 
     def _has_right_id(self, arrival: Arrival, now: int) -> bool:
         event, _, origin, reply = arrival
@@ -174,10 +183,13 @@ class Intake:
             return False
         return True
 
-    async def _commit(self, writes: list[Write], replies: list[Reply]) -> None:
+    async def _commit(self, writes: list[Write], replies: list[Reply], *, looked_up: bool) -> None:
         answers: list[tuple[bool, str]]
         try:
-            answers = [_ANSWERS[outcome] for outcome in await self._store.write(writes)]
+            outcomes = await self._store.write(writes)
+            if not looked_up:
+                self._repetition.observe(len(outcomes), outcomes.count(Outcome.DUPLICATE))
+            answers = [_ANSWERS[outcome] for outcome in outcomes]
         except StoreError as error:
             log.error("events could not be stored", events=len(writes), error=str(error))
             answers = [(False, _FAILED)] * len(writes)

@@ -9,6 +9,7 @@ import pytest
 from relay.engine.admission import Admission
 from relay.engine.feature import Feature, Origin
 from relay.engine.intake import BATCH, BATCHES_IN_FLIGHT, MAX_ARRIVALS, Arrival, Intake
+from relay.engine.repetition import WINDOW
 from relay.features.nip01 import set_address
 from relay.nostr.event import Event, EventId, PubKey, compute_id, encode
 from relay.nostr.reasons import Prefix, Refusal
@@ -34,6 +35,8 @@ class SlowStore(MemoryStore):
         self.batches: list[int] = []
         """Sizes of the batches that were committed, in order."""
         self.write_fails = self.known_fails = False
+        self.asked = 0
+        """Look-ups for known events."""
         self.announced: list[bytes] = []
 
     async def write(self, batch: Sequence[Write]) -> list[Outcome]:
@@ -46,6 +49,7 @@ class SlowStore(MemoryStore):
         return await super().write(batch)
 
     async def known(self, ids: Sequence[EventId]) -> set[EventId]:
+        self.asked += 1
         if self.known_fails:
             raise StoreError("the database is gone")
         return await super().known(ids)
@@ -107,6 +111,13 @@ async def door() -> AsyncIterator[Doorway]:
         yield opened
 
 
+async def publish_new(door: Doorway) -> None:
+    """Publish events that nobody has sent before, so many that none is looked up in the end."""
+    door.take(*notes(BOB, 3 * WINDOW))
+    await door.settle()
+    door.answers.clear()
+
+
 async def turns() -> None:
     """Let everything happen that can happen now."""
     for _ in range(50):
@@ -130,6 +141,35 @@ async def test_a_stored_event_is_a_duplicate(door: Doorway) -> None:
 
     assert await door.publish(note(ALICE)) == DUPLICATE
     assert door.store.batches == [1]
+
+
+async def test_where_few_events_are_known_the_commit_finds_them(door: Doorway) -> None:
+    assert await door.publish(note(ALICE, "old")) == (True, "")
+    await publish_new(door)
+    asked = door.store.asked
+
+    assert await door.publish(note(ALICE, "old")) == DUPLICATE
+
+    assert door.store.asked == asked
+    assert door.store.batches[-1] == 1
+
+
+async def test_known_events_are_looked_up_again_once_they_are_many(door: Doorway) -> None:
+    await publish_new(door)
+    old = notes(ALICE, 200)
+    door.take(*old)
+    await door.settle()
+    door.answers.clear()
+    committed = len(door.store.batches)
+
+    for _ in range(3):
+        door.take(*old)
+        await door.settle()
+
+    assert {answer[1:] for answer in door.answers} == {DUPLICATE}
+    assert len(door.answers) == 600
+    # The first time over some are written to find out.
+    assert sum(door.store.batches[committed:]) < 200
 
 
 async def test_a_duplicate_of_an_event_in_flight_is_answered_with_its_commit(door: Doorway) -> None:
