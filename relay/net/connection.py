@@ -1,8 +1,4 @@
-"""One WebSocket: pumps a Session, asks the Relay, and owns the bounded outbox.
-
-The only file that knows which WebSocket library serves. aiohttp reads; what goes out are whole frames,
-built once and written to the transport as they are (no compression is negotiated).
-"""
+"""One client: takes what it says to a Session, asks the Relay, and owns the bounded outbox."""
 
 import asyncio
 import secrets
@@ -11,8 +7,7 @@ from functools import partial
 from time import monotonic
 
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
-from aiohttp.abc import AbstractStreamWriter
+from websockets.frames import CloseCode
 
 from relay.config import RelayConfig
 from relay.engine.feature import Origin
@@ -20,9 +15,12 @@ from relay.engine.limits import Rate
 from relay.engine.relay import Relay
 from relay.engine.subscription import LiveEvent, Subscription
 from relay.net.board import Board, Bucket, Counter
+from relay.net.eager import begin
 from relay.net.frames import accepted_frame, event_frame, live_frames, text_frame
+from relay.net.incoming import Broken
 from relay.net.outbox import Outbox
 from relay.net.session import Answer, NotText, Session
+from relay.net.websocket import WebSocket
 from relay.nostr.event import PubKey
 from relay.nostr.filter import Filter
 from relay.nostr.messages import (
@@ -48,9 +46,6 @@ SCANS_AT_A_TIME = 4
 """Stored parts that are read for one connection at the same time; further REQs wait their turn."""
 CHUNK_BYTES = 256 * 1024
 """A stored part goes out in writes of about this size, most whole in one."""
-MESSAGES_PER_TURN = 32
-"""Messages of one connection that are taken before others get their turn."""
-CLOSING_SECONDS = 2.0
 
 _TOO_SLOW = str(Refusal(Prefix.ERROR, "too slow: you are not reading what you subscribed to"))
 _FAILED = str(Refusal(Prefix.ERROR, "the relay could not read its database; try again later"))
@@ -61,43 +56,6 @@ _Question = tuple[type[Req] | type[Count], str]
 """A REQ and a COUNT may bear one name."""
 
 
-class AiohttpPipe:
-    """The writing half of an aiohttp connection."""
-
-    __slots__ = ("_protocol", "_transport", "_writer")
-
-    def __init__(self, request: web.BaseRequest, writer: AbstractStreamWriter) -> None:
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the client is gone")
-        self._transport = transport
-        self._protocol = request.protocol
-        self._writer = writer
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-
-    def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def abort(self) -> None:
-        """Cut the connection without another word."""
-        self._transport.abort()
-
-    @property
-    def is_full(self) -> bool:
-        # aiohttp leaves a lost connection marked as paused.
-        return self._protocol.writing_paused and not self._transport.is_closing()
-
-    async def drain(self) -> None:
-        await self._writer.drain()
-        if self._transport.is_closing():
-            raise ConnectionResetError("the client is gone")
-
-
 class Connection:
     """One client, from the upgrade to the last byte."""
 
@@ -106,27 +64,27 @@ class Connection:
         "_last_heard",
         "_last_sent",
         "_moved_at",
+        "_on_lost",
         "_outbox",
         "_pending",
-        "_pipe",
         "_relay",
         "_room",
         "_scans",
         "_serving",
         "_session",
         "_settings",
+        "_socket",
         "_spawn",
         "_stopping",
         "_subscriptions",
-        "_ws",
         "number",
+        "slot",
     )
 
     def __init__(
         self,
         number: int,
-        ws: web.WebSocketResponse,
-        pipe: AiohttpPipe,
+        socket: WebSocket,
         relay: Relay,
         settings: RelayConfig,
         origin: Origin,
@@ -134,19 +92,22 @@ class Connection:
         slot: int,
         spawn: Spawn,
         exempt: frozenset[PubKey],
+        on_lost: "Callable[[Connection], None]",
     ) -> None:
-        """`slot` is the address's place on the board; `spawn` starts tasks that the server owns.
+        """Greet the client, and serve it until it goes or is sent away; then call `on_lost`.
 
-        `exempt` keys, once proved, are not bound by per-address limits.
+        `slot` is the address's place on the board; `spawn` starts tasks that the server owns. `exempt` keys,
+        once proved, are not bound by per-address limits.
         """
         self.number = number
+        self.slot = slot
         limits = settings.limits
-        self._ws = ws
-        self._pipe = pipe
+        self._socket = socket
         self._relay = relay
         self._settings = settings
         self._board = board
         self._spawn = spawn
+        self._on_lost = on_lost
         events, requests = Rate(limits.events_per_minute), Rate(limits.requests_per_minute)
         self._session = Session(
             origin=origin,
@@ -157,90 +118,92 @@ class Connection:
             allow_event=lambda: board.take(slot, Bucket.EVENTS, events),
             allow_request=lambda: board.take(slot, Bucket.REQUESTS, requests),
         )
-        self._outbox = Outbox(pipe, limits.max_outbox_bytes, spawn, asyncio.get_running_loop())
+        self._outbox = Outbox(socket, limits.max_outbox_bytes, asyncio.get_running_loop())
         self._subscriptions: dict[str, Subscription] = {}
         self._serving: dict[_Question, asyncio.Task[None]] = {}
+        """The questions whose answers have to wait for something."""
         self._scans: asyncio.Semaphore | None = None
         self._pending = 0
         self._room: asyncio.Event | None = None
         self._stopping = False
         self._last_heard = self._moved_at = monotonic()
         self._last_sent = 0
+        self._send(Challenge(self._session.challenge))
+        socket.talk(self)
 
     @property
     def origin(self) -> Origin:
         """Whose connection this is, with all keys proved so far."""
         return self._session.origin
 
-    async def run(self) -> None:
-        """Serve the client until it goes or is sent away."""
-        self._send(Challenge(self._session.challenge))
-        try:
-            taken = 0
-            while True:
-                message = await self._ws.receive()
-                self._last_heard = monotonic()
-                match message.type:
-                    case WSMsgType.TEXT if not self._stopping:
-                        self._take(message.data)
-                    case WSMsgType.BINARY:
-                        self._send(Notice(_BINARY))
-                    case WSMsgType.TEXT:
-                        continue
-                    case _:
-                        return
-                taken += 1
-                if self._pending >= self._settings.limits.max_pending_events:
-                    await self._await_answers()
-                if len(self._serving) > self._settings.limits.max_subscriptions:
-                    # Subscriptions are counted by the session; these are COUNTs that pile up.
-                    await asyncio.wait(self._serving.values(), return_when=asyncio.FIRST_COMPLETED)
-                if self._relay.intake.is_full:
-                    await self._relay.intake.room()
-                if taken % MESSAGES_PER_TURN == 0:
-                    await asyncio.sleep(0)
-                    # An answer to each message: a client that reads none of them gets no more.
-                    await self._outbox.room()
-        except NotText:
-            await self._ws.close(code=WSCloseCode.INVALID_TEXT, message=b"not UTF-8")
-        except ConnectionError:
+    def take(self, text: bytes) -> None:
+        """Take one message of the client. Raises Broken."""
+        self._last_heard = monotonic()
+        if self._stopping:
             return
-        except Exception:
-            log.exception("taking a message failed; closing the connection", connection=self.number)
-            await self.shut(WSCloseCode.INTERNAL_ERROR, b"internal error")
-        finally:
-            self._leave()
-
-    async def shut(self, code: int, reason: bytes) -> None:
-        """Say what is still due, then close with this code."""
-        self._stopping = True
-        self._outbox.flush()
         try:
-            async with asyncio.timeout(CLOSING_SECONDS):
-                await self._ws.close(code=code, message=reason)
-        except TimeoutError:
-            self._pipe.abort()
+            self._act_on(text)
+        except NotText:
+            raise Broken(CloseCode.INVALID_DATA, "not UTF-8") from None
+        if self._has_to_wait:
+            self._socket.hold()
+            self._spawn(self._wait())
+
+    def take_binary(self) -> None:
+        """Tell the client that we do not understand."""
+        self._send(Notice(_BINARY))
+
+    def answer_ping(self, pong: bytes) -> None:
+        """Queue this frame."""
+        self._outbox.push(pong)
+
+    def begin_turn(self) -> None:
+        """Some messages follow, then `end_turn`: what is due to the client meanwhile is one write."""
+        self._outbox.gather()
+
+    def end_turn(self) -> None:
+        """Write what is due, unless the socket is full."""
+        self._outbox.flush()
+
+    def lost(self) -> None:
+        """The client is gone."""
+        for name in list(self._subscriptions):
+            self._close(name)
+        for task in self._serving.values():
+            task.cancel()
+        self._on_lost(self)
+
+    def shut(self, code: int, reason: bytes) -> None:
+        """Say what is still due, then goodbye."""
+        self._stopping = True
+        self._outbox.empty()
+        self._socket.close(code, reason)
+
+    def abort(self) -> None:
+        """Cut the connection without another word."""
+        self._socket.abort()
 
     def pause(self) -> None:
         """Take no more messages: the relay is about to stop."""
         self._stopping = True
 
     def look_after(self, now: float) -> None:
-        """Cut a socket that does not move, and a silent client that waits for nothing.
+        """Cut a socket that does not move or is dead, and a silent client that waits for nothing.
 
         Called every few seconds with the monotonic clock.
         """
         timeouts = self._settings.timeouts
+        self._socket.look_after(now, timeouts.ping_seconds)
         unsent = self._outbox.unsent
-        sent = self._outbox.written - self._pipe.get_write_buffer_size()
+        sent = self._outbox.written - self._socket.get_write_buffer_size()
         if sent != self._last_sent or not unsent:
             self._last_sent, self._moved_at = sent, now
         elif now - self._moved_at >= timeouts.stalled_seconds:
             self._board.add(Counter.CONNECTIONS_STALLED)
-            self._pipe.abort()
+            self._socket.abort()
         if not self._subscriptions and now - self._last_heard >= timeouts.idle_seconds:
             self._last_heard = now
-            self._spawn(self.shut(WSCloseCode.OK, b"idle"))
+            self.shut(CloseCode.NORMAL_CLOSURE, b"idle")
 
     def deliver(self, subscription: Subscription, events: Sequence[LiveEvent]) -> None:
         """Queue live events."""
@@ -254,8 +217,8 @@ class Connection:
         self._board.add(Counter.SUBSCRIPTIONS_TOO_SLOW)
         self._end(subscription, _TOO_SLOW)
 
-    def _take(self, data: bytes) -> None:
-        match self._session.receive(data, self._relay.now()):
+    def _act_on(self, text: bytes) -> None:
+        match self._session.receive(text, self._relay.now()):
             case Answer(messages, mistake):
                 self._answer(messages, mistake)
             case Publish(event, json):
@@ -298,10 +261,27 @@ class Connection:
         self._board.add(Counter.EVENTS_DUPLICATE if accepted else Counter.EVENTS_REFUSED)
         self._send(Ok(event_id, accepted, reason))
 
-    async def _await_answers(self) -> None:
-        self._room = asyncio.Event()
-        await self._room.wait()
-        self._room = None
+    @property
+    def _has_to_wait(self) -> bool:
+        limits = self._settings.limits
+        return (
+            self._pending >= limits.max_pending_events
+            # Subscriptions are counted by the session; these are COUNTs that pile up.
+            or len(self._serving) > limits.max_subscriptions
+            or self._relay.intake.is_full
+        )
+
+    async def _wait(self) -> None:
+        """Let the client say more as soon as what it said can be coped with."""
+        while self._has_to_wait:
+            if self._pending >= self._settings.limits.max_pending_events:
+                self._room = asyncio.Event()
+                await self._room.wait()
+                self._room = None
+            if len(self._serving) > self._settings.limits.max_subscriptions:
+                await asyncio.wait(self._serving.values(), return_when=asyncio.FIRST_COMPLETED)
+            await self._relay.intake.room()
+        self._socket.go_on()
 
     def _open(self, subscription: Subscription) -> None:
         self._subscriptions[subscription.name] = subscription
@@ -313,9 +293,10 @@ class Connection:
         earlier = self._serving.pop(question, None)
         if earlier is not None:
             earlier.cancel()
-        task = self._spawn(self._at_edge(work))
-        self._serving[question] = task
-        task.add_done_callback(lambda done: self._served(question, done))
+        task = begin(self._at_edge(work), self._spawn)
+        if task is not None:
+            self._serving[question] = task
+            task.add_done_callback(lambda done: self._served(question, done))
 
     def _served(self, question: _Question, task: asyncio.Task[None]) -> None:
         if self._serving.get(question) is task:
@@ -328,11 +309,11 @@ class Connection:
             async with self._scans:
                 await work()
         except ConnectionError:
-            return  # the client is gone; its reader notices too
+            return  # the client is gone
         except Exception:
             # A mistake of ours must not take the other clients down: this one is told to come back.
             log.exception("answering failed; closing the connection", connection=self.number)
-            await self.shut(WSCloseCode.INTERNAL_ERROR, b"internal error")
+            self.shut(CloseCode.INTERNAL_ERROR, b"internal error")
 
     async def _send_stored(self, subscription: Subscription) -> None:
         frames: list[bytes] = []
@@ -396,9 +377,3 @@ class Connection:
 
     def _send(self, message: RelayMessage) -> None:
         self._outbox.push(text_frame(encode_relay_message(message)))
-
-    def _leave(self) -> None:
-        for name in list(self._subscriptions):
-            self._close(name)
-        for task in self._serving.values():
-            task.cancel()

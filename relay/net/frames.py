@@ -1,15 +1,26 @@
-"""Server-to-client WebSocket text frames, built once and written as they are (RFC 6455, section 5.2)."""
+"""Server-to-client WebSocket frames, built once and written as they are (RFC 6455, section 5.2)."""
 
 from collections.abc import Sequence
 
 from relay.engine.subscription import LiveEvent
 
 _TEXT = 0x81  # FIN, opcode 1; a server does not mask
+PING = b"\x89\x00"
 
 
 def text_frame(payload: bytes) -> bytes:
     """Return one unfragmented, uncompressed text frame."""
     return _header(len(payload)) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """Return the answer to a ping, whose payload (at most 125 bytes) it bears."""
+    return b"\x8a%c%b" % (len(payload), payload)
+
+
+def close_frame(code: int, reason: bytes) -> bytes:
+    """Return a goodbye; `reason` has at most 123 bytes."""
+    return b"\x88%c%b%b" % (2 + len(reason), code.to_bytes(2, "big"), reason)
 
 
 def accepted_frame(event_id: str) -> bytes:

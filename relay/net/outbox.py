@@ -1,14 +1,13 @@
 """What is due to one client: joined into as few writes as can be, and bounded."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 from relay.engine.subscription import Subscription
 
 
 class Pipe(Protocol):
-    """The writing half of a socket, as asyncio transports and aiohttp's protocols offer it."""
+    """The writing half of a socket."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -18,7 +17,7 @@ class Pipe(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether the socket takes no more for now."""
+        """Whether the socket takes no more for now; who owns the outbox calls `flush` when it does."""
 
     async def drain(self) -> None:
         """Wait until the socket takes more. Raises ConnectionError when it is gone."""
@@ -27,36 +26,16 @@ class Pipe(Protocol):
 class Outbox:
     """Frames in order; all that is due at one turn of the event loop goes out as one write."""
 
-    __slots__ = (
-        "_frames",
-        "_loop",
-        "_max_bytes",
-        "_owners",
-        "_pipe",
-        "_resuming",
-        "_scheduled",
-        "_size",
-        "_spawn",
-        "written",
-    )
+    __slots__ = ("_frames", "_loop", "_max_bytes", "_owners", "_pipe", "_scheduled", "_size", "written")
 
-    def __init__(
-        self,
-        pipe: Pipe,
-        max_bytes: int,
-        spawn: Callable[[Coroutine[None, None, None]], object],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        """`spawn` starts a task that its caller owns."""
+    def __init__(self, pipe: Pipe, max_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self._pipe = pipe
         self._max_bytes = max_bytes
-        self._spawn = spawn
         self._loop = loop
         self._frames: list[bytes] = []
         self._owners: list[Subscription | None] = []
         self._size = 0
         self._scheduled = False
-        self._resuming = False
         self.written = 0
         """Bytes handed to the socket since the connection began."""
 
@@ -65,9 +44,13 @@ class Outbox:
         self._frames.append(frame)
         self._owners.append(owner)
         self._size += len(frame)
-        if not self._scheduled and not self._resuming:
+        if not self._scheduled and not self._pipe.is_full:
             self._scheduled = True
             self._loop.call_soon(self.flush)
+
+    def gather(self) -> None:
+        """Write nothing of what is pushed from now on until the next `flush`, which the caller owes."""
+        self._scheduled = True
 
     @property
     def unsent(self) -> int:
@@ -93,37 +76,25 @@ class Outbox:
         self._size = sum(map(len, self._frames))
 
     async def room(self) -> None:
-        """Wait while the socket is full: the stored part of an answer is read no faster than it is sent."""
+        """Wait while the socket is full: the stored part of an answer is read no faster than it is sent.
+
+        Raises ConnectionError when the client is gone.
+        """
+        self.flush()
         while self._pipe.is_full:
             await self._pipe.drain()
-            self.flush()
 
     def flush(self) -> None:
-        """Write what is due, unless the socket is full: then as soon as it is not."""
+        """Write what is due, unless the socket is full."""
         self._scheduled = False
-        if not self._frames or self._resuming:
-            return
-        if self._pipe.is_closing():
-            self._clear()
-        elif self._pipe.is_full:
-            self._resuming = True
-            self._spawn(self._resume())
-        else:
+        if self._frames and not self._pipe.is_full:
+            self.empty()
+
+    def empty(self) -> None:
+        """Write what is due, also to a full socket, which holds it then."""
+        if self._frames and not self._pipe.is_closing():
             self.written += self._size
-            data = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
-            self._clear()
-            self._pipe.write(data)
-
-    async def _resume(self) -> None:
-        try:
-            await self._pipe.drain()
-        except ConnectionError:
-            self._clear()
-        finally:
-            self._resuming = False
-        self.flush()
-
-    def _clear(self) -> None:
+            self._pipe.write(self._frames[0] if len(self._frames) == 1 else b"".join(self._frames))
         self._frames.clear()
         self._owners.clear()
         self._size = 0

@@ -9,24 +9,28 @@ from pathlib import Path
 from time import monotonic
 
 import structlog
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+from websockets.frames import CloseCode
 
 from relay.config import RelayConfig
 from relay.engine.feature import Origin
 from relay.engine.limits import counted_as
 from relay.engine.relay import Relay
 from relay.net.board import Board, Counter
-from relay.net.connection import AiohttpPipe, Connection
+from relay.net.connection import Connection
 from relay.net.http import Pages
+from relay.net.websocket import HandedOver, take_over, upgrade_mistake
 from relay.nostr.event import PubKey
 
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
 """How often connections are looked after."""
+LOOKS_PER_TURN = 500
+"""So many are looked after before those that have something to say get their turn; each takes 1 µs."""
 # Sent on a graceful stop: client pools take it as "come back soon" (RFC 6455 registry: Service Restart).
-RESTARTING = WSCloseCode.SERVICE_RESTART
+RESTARTING = CloseCode.SERVICE_RESTART
 
 # aiohttp logs a traceback for every malformed request. Those are the clients' mistakes, answered with
 # 400; ours are caught and logged in `Server.handle`.
@@ -56,6 +60,7 @@ class Server:
         self._board = board
         self._pages = Pages(settings, relay.features, relay.store, board, data)
         self._connections: set[Connection] = set()
+        self._nobody_left = asyncio.Event()
         self._awaited: dict[RequestHandler, float] = {}
         self._numbers = itertools.count(1)
         self._tasks: asyncio.TaskGroup | None = None
@@ -98,29 +103,28 @@ class Server:
         # NIP-01: "Relays MUST only accept connections to a single endpoint".
         if request.path != self._settings.path:
             return web.Response(status=404, text="the relay is not at this path\n")
-        return await self._converse(request, url)
+        return self._converse(request, url)
 
-    async def _converse(self, request: web.BaseRequest, url: str) -> web.StreamResponse:
+    def _converse(self, request: web.BaseRequest, url: str) -> web.StreamResponse:
+        mistake = upgrade_mistake(request)
+        if mistake is not None:
+            return web.Response(status=400, text=f"{mistake}\n", headers={"Sec-WebSocket-Version": "13"})
         address = request.remote or ""
         slot = self._board.slot(counted_as(address))
         if not self._board.connect(slot, self._settings.limits.connections_per_address):
             self._board.add(Counter.CONNECTIONS_REFUSED)
             return web.Response(status=429, text="too many connections from your address\n")
+        try:
+            socket = take_over(request, self._settings.limits.max_message_bytes)
+        except ConnectionError:
+            self._board.disconnect(slot)
+            raise
         self._board.add(Counter.CONNECTIONS_OPENED)
         self._board.add(Counter.CONNECTIONS_OPEN)
-        connection: Connection | None = None
-        try:
-            ws = web.WebSocketResponse(
-                compress=False,
-                decode_text=False,
-                heartbeat=self._settings.timeouts.ping_seconds,
-                max_msg_size=self._settings.limits.max_message_bytes,
-            )
-            writer = await ws.prepare(request)
-            connection = Connection(
+        self._connections.add(
+            Connection(
                 next(self._numbers),
-                ws,
-                AiohttpPipe(request, writer),
+                socket,
                 self._relay,
                 self._settings,
                 Origin(address=address, url=url),
@@ -128,15 +132,17 @@ class Server:
                 slot,
                 self._spawn,
                 self._exempt,
+                self._forget,
             )
-            self._connections.add(connection)
-            await connection.run()
-            return ws
-        finally:
-            if connection is not None:
-                self._connections.discard(connection)
-            self._board.disconnect(slot)
-            self._board.add(Counter.CONNECTIONS_OPEN, -1)
+        )
+        return HandedOver()
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._board.disconnect(connection.slot)
+        self._board.add(Counter.CONNECTIONS_OPEN, -1)
+        if not self._connections:
+            self._nobody_left.set()
 
     def await_request(self, handler: RequestHandler) -> None:
         """Give a connection a while to finish its next request."""
@@ -148,11 +154,15 @@ class Server:
         return self._tasks.create_task(work)
 
     async def _look_after(self) -> None:
+        timeouts = self._settings.timeouts
+        pause = min(LOOK_SECONDS, timeouts.stalled_seconds / 4, timeouts.ping_seconds / 4)
         while True:
-            await asyncio.sleep(min(LOOK_SECONDS, self._settings.timeouts.stalled_seconds / 4))
+            await asyncio.sleep(pause)
             now = monotonic()
-            for connection in tuple(self._connections):
+            for number, connection in enumerate(tuple(self._connections), 1):
                 connection.look_after(now)
+                if number % LOOKS_PER_TURN == 0:
+                    await asyncio.sleep(0)
             for handler, deadline in tuple(self._awaited.items()):
                 if handler.transport is None:
                     del self._awaited[handler]
@@ -170,6 +180,9 @@ class Server:
                 await self._relay.intake.drain()
         except TimeoutError:
             log.warning("not everything could be answered in time")
-        async with asyncio.TaskGroup() as goodbyes:
-            for connection in connections:
-                goodbyes.create_task(connection.shut(RESTARTING, b"restarting"))
+        for connection in connections:
+            connection.shut(RESTARTING, b"restarting")
+        self._nobody_left.clear()
+        if self._connections:
+            # Each is cut if it does not answer in time.
+            await self._nobody_left.wait()

@@ -103,4 +103,4 @@ async def test_no_text_message_ends_a_connection(said: list[bytes]) -> None:
             answer[0] in ("OK", "EOSE", "CLOSED", "NOTICE", "COUNT") for answer in await client.heard()
         )
         assert await client.publish(note(ALICE)) == (True, "")
-        assert client.socket.closed is None
+        assert client.wire.closed is None

@@ -8,18 +8,19 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import pytest
-from aiohttp import WSMessage, WSMsgType, web
+from websockets.frames import Frame, Opcode
 
 from relay import features, policies
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature, Origin
 from relay.engine.relay import Relay
 from relay.net.board import Board
-from relay.net.connection import AiohttpPipe, Connection
+from relay.net.connection import Connection
+from relay.net.websocket import WebSocket
 from relay.nostr.event import Event, PubKey
 from relay.nostr.keys import SecretKey
 from relay.store.api import Store
@@ -36,86 +37,119 @@ ANSWER_SECONDS = 10
 """How long a test waits for an answer before it fails."""
 
 
-class Wire:
-    """The writing half: reads whole frames back, and can stop taking any."""
+class Wire(asyncio.Transport):
+    """The socket: hands over what the test says, and reads the frames back that the relay writes."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.payloads: asyncio.Queue[bytes] = asyncio.Queue()
+        """Of the text frames; the test takes them."""
+        self.pings = 0
+        self.pongs: list[bytes] = []
+        self.closed: tuple[int, bytes] | None = None
+        """(code, reason) of the relay's goodbye, which may answer the client's."""
         self.writes = 0
         self.held = 0
         """Bytes that were written and that the client has not taken."""
         self.aborted = False
-        self._moves = asyncio.Event()
-        self._moves.set()
+        self.ended = False
+        """The relay has written its last byte."""
+        self.ends, self.gone = asyncio.Event(), asyncio.Event()
+        """Whether goodbye was said by the relay; whether the connection is no more."""
+        self._protocol: asyncio.Protocol | None = None
+        self._said: deque[bytes] = deque()
+        self._reading = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
+    def say(self, data: bytes) -> None:
+        """Let these bytes come in, as one read."""
+        self._said.append(data)
+        asyncio.get_running_loop().call_soon(self._hand_over)
+
+    @property
+    def unread(self) -> int:
+        """How much of what the test said was not taken from the socket yet."""
+        return len(self._said)
 
     def stall(self, held: int = 1) -> None:
         """Take nothing more until `move`; `held` bytes lie in the socket's buffer."""
-        self._moves.clear()
         self.held = held
+        if self._protocol is not None:
+            self._protocol.pause_writing()
 
     def move(self) -> None:
         """Take everything again."""
-        self._moves.set()
         self.held = 0
+        if self._protocol is not None:
+            self._protocol.resume_writing()
 
-    def write(self, data: bytes) -> None:
+    def lose(self) -> None:
+        """The client is gone."""
+        if not self.gone.is_set():
+            self.gone.set()
+            self.ends.set()
+            if self._protocol is not None:
+                self._protocol.connection_lost(None)
+
+    # What the relay does to it.
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.ended
         self.writes += 1
-        for payload in payloads(data):
-            self.payloads.put_nowait(payload)
+        for opcode, payload in frames(bytes(data)):
+            assert self.closed is None, "something was said after the goodbye"
+            match opcode:
+                case 1:
+                    self.payloads.put_nowait(payload)
+                case 8:
+                    self.closed = (int.from_bytes(payload[:2], "big"), payload[2:])
+                    self.ends.set()
+                case 9:
+                    self.pings += 1
+                case 10:
+                    self.pongs.append(payload)
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def get_write_buffer_size(self) -> int:
         return self.held
 
+    def pause_reading(self) -> None:
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        self._reading = True
+        self._hand_over()
+
     def is_closing(self) -> bool:
-        return self.aborted
+        return self.aborted or self.gone.is_set()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().call_soon(self.lose)
 
     def abort(self) -> None:
         self.aborted = True
-        self._moves.set()
+        self.close()
 
-    @property
-    def is_full(self) -> bool:
-        return not self._moves.is_set()
-
-    async def drain(self) -> None:
-        await self._moves.wait()
-        if self.aborted:
-            raise ConnectionResetError("aborted")
-
-
-class Socket:
-    """The reading half: hands over what the test says, and remembers how it was closed."""
-
-    def __init__(self) -> None:
-        self._said: asyncio.Queue[WSMessage] = asyncio.Queue()
-        self.closed: tuple[int, bytes] | None = None
-        """(code, reason) of the relay's goodbye."""
-
-    def say(self, type_: WSMsgType, data: object = None) -> None:
-        self._said.put_nowait(WSMessage(type_, data, None))
-
-    @property
-    def unread(self) -> int:
-        """How many messages the connection has not taken yet."""
-        return self._said.qsize()
-
-    async def receive(self) -> WSMessage:
-        return await self._said.get()
-
-    async def close(self, *, code: int, message: bytes) -> None:
-        self.closed = (int(code), message)
-        self.say(WSMsgType.CLOSED)
+    def _hand_over(self) -> None:
+        while self._said and self._reading and self._protocol is not None and not self.is_closing():
+            self._protocol.data_received(self._said.popleft())
 
 
 class Client:
     """One connection, from the client's side."""
 
     def __init__(self, house: "House", address: str, url: str) -> None:
-        self.wire, self.socket = Wire(), Socket()
+        self.wire = Wire()
+        socket = WebSocket(self.wire, house.config.limits.max_message_bytes)
+        self.wire.set_protocol(socket)
         self.connection = Connection(
             1,
-            cast(web.WebSocketResponse, self.socket),
-            cast(AiohttpPipe, self.wire),
+            socket,
             house.relay,
             house.config,
             Origin(address=address, url=url),
@@ -123,10 +157,10 @@ class Client:
             house.board.slot(address),
             house.spawn,
             frozenset(map(PubKey, house.config.trust_bridge_keys)),
+            house.forget,
         )
+        house.clients.append(self)
         self.challenge = ""
-        self.served = house.spawn(self.connection.run())
-        """Done when the connection has ended."""
         self._url = url
         self._aside: deque[list[Any]] = deque()
 
@@ -136,7 +170,11 @@ class Client:
 
     def send_text(self, text: bytes) -> None:
         """Say these bytes in a text frame."""
-        self.socket.say(WSMsgType.TEXT, text)
+        self.wire.say(masked(1, text))
+
+    def send_at_once(self, *messages: Sequence[object]) -> None:
+        """Say several messages that the relay gets in one read."""
+        self.wire.say(b"".join(masked(1, orjson.dumps(message)) for message in messages))
 
     def send_event(self, published: Event) -> None:
         self.send("EVENT", values(published))
@@ -215,8 +253,18 @@ class Client:
 
     async def leave(self) -> None:
         """Close the connection from the client's side."""
-        self.socket.say(WSMsgType.CLOSE)
-        await self.served
+        self.wire.say(masked(8, b""))
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until the connection has ended, answering the relay's goodbye if it says one."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await self.wire.ends.wait()
+            if self.wire.ended:
+                self.wire.lose()
+            else:
+                self.wire.say(masked(8, b""))
+            await self.wire.gone.wait()
 
     async def _ok(self, id_: str) -> tuple[bool, str]:
         while (message := await self._next())[:2] != ["OK", id_]:
@@ -257,6 +305,7 @@ class House:
             now=clock,
             alone=alone,
         )
+        self.clients: list[Client] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
 
@@ -267,6 +316,8 @@ class House:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for client in self.clients:
+            client.wire.lose()
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -281,6 +332,9 @@ class House:
         name, client.challenge = await client.receive()
         assert name == "AUTH"
         return client
+
+    def forget(self, connection: Connection) -> None:
+        """Nothing: the clients are the tests' own."""
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Start a task that this house owns."""
@@ -301,19 +355,32 @@ def values(shown: Event) -> dict[str, Any]:
 
 
 def payloads(data: bytes) -> list[bytes]:
-    """Split bytes into the payloads of the whole, unmasked text frames that they must be."""
+    """Split bytes into the payloads of the text frames that they must be."""
+    found = frames(data)
+    assert all(opcode == 1 for opcode, _ in found), "not a text frame"
+    return [payload for _, payload in found]
+
+
+def frames(data: bytes) -> list[tuple[int, bytes]]:
+    """Split bytes into the (opcode, payload) of the whole, unmasked frames that they must be."""
     found = []
     while data:
-        assert data[0] == 0x81, "not a whole text frame"
+        assert data[0] & 0xF0 == 0x80, "not a whole frame"
         length, start = data[1], 2
         if length == 126:
             length, start = int.from_bytes(data[2:4], "big"), 4
         elif length == 127:
             length, start = int.from_bytes(data[2:10], "big"), 10
         assert len(data) >= start + length, "a frame is cut"
-        found.append(data[start : start + length])
+        found.append((data[0] & 0x0F, data[start : start + length]))
         data = data[start + length :]
     return found
+
+
+def masked(opcode: int, payload: bytes, *, ends: bool = True) -> bytes:
+    """Return one frame as a client sends it; without `ends`, more of its message follows."""
+    frame = Frame(Opcode(opcode), payload, fin=ends)
+    return frame.serialize(mask=True)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from aiohttp import WSMsgType
 
 from relay.config import RelayConfig
 from relay.engine import intake
@@ -18,7 +17,7 @@ from relay.nostr.reasons import Refusal
 from relay.store.api import Outcome, Seq, Stored, Veil, Write
 from relay.store.memory import MemoryStore
 from tests.events import ALICE, BOB, NOW, Clock, note, notes
-from tests.net.house import Client, House
+from tests.net.house import Client, House, masked
 
 TOO_SLOW = "error: too slow: you are not reading what you subscribed to"
 
@@ -126,8 +125,7 @@ async def test_closing_while_the_stored_part_is_read_stops_it(
 
 
 async def test_closing_in_the_same_breath_is_as_good_as_not_asking(house: House, client: Client) -> None:
-    client.send("REQ", "s", {})
-    client.send("CLOSE", "s")
+    client.send_at_once(["REQ", "s", {}], ["CLOSE", "s"])
 
     assert await client.heard() == []
     assert len(house.relay.index) == 0
@@ -212,7 +210,7 @@ async def test_a_client_with_many_unanswered_events_is_not_read_any_further(
     for one in notes(ALICE, 25):
         client.send_event(one)
     await turns()
-    assert client.socket.unread == 15
+    assert client.wire.unread == 15
 
     store.may_commit.set()
 
@@ -234,7 +232,7 @@ async def test_when_many_events_wait_for_admission_no_connection_is_read_any_fur
             client.send_event(note(ALICE, f"{id(client)} {n}"))
     await turns()
     # Each connection notices after a message of its own.
-    assert sum(client.socket.unread for client in clients) >= 15 - 4 - len(clients)
+    assert sum(client.wire.unread for client in clients) >= 15 - 4 - len(clients)
 
     store.may_look_up.set()
 
@@ -344,7 +342,7 @@ async def test_answers_that_go_out_together_are_one_write(house: House, client: 
 
 
 async def test_binary_frames_get_a_notice(client: Client) -> None:
-    client.socket.say(WSMsgType.BINARY, b"\x00")
+    client.wire.say(masked(2, b"\x00"))
 
     assert await client.heard() == [["NOTICE", "invalid: binary frames have no meaning here; send JSON text"]]
 
@@ -352,9 +350,9 @@ async def test_binary_frames_get_a_notice(client: Client) -> None:
 async def test_what_is_not_utf_8_closes_the_connection_with_1007(client: Client) -> None:
     client.send_text(b'["REQ","\xff",{}]')
 
-    await client.served
+    await client.ended()
 
-    assert client.socket.closed == (1007, b"not UTF-8")
+    assert client.wire.closed == (1007, b"not UTF-8")
 
 
 async def test_a_client_that_leaves_takes_its_subscriptions_and_questions_with_it(
@@ -395,10 +393,10 @@ async def test_a_mistake_of_ours_closes_that_connection_with_1011_and_no_other(
     other = await house.connect()
     store.broken = True
     client.send("REQ", "s", {})
-    await client.served
+    await client.ended()
     store.broken = False
 
-    assert client.socket.closed == (1011, b"internal error")
+    assert client.wire.closed == (1011, b"internal error")
     assert len(house.relay.index) == 0
     assert await other.find({}) == []
 
@@ -411,9 +409,9 @@ async def test_a_mistake_of_ours_in_taking_a_message_closes_that_connection_with
         client, other = await house.connect(), await house.connect()
 
         client.send("REQ", "s", {})
-        await client.served
+        await client.ended()
 
-        assert client.socket.closed == (1011, b"internal error")
+        assert client.wire.closed == (1011, b"internal error")
         assert await other.publish(note(ALICE)) == (True, "")
 
 
@@ -452,12 +450,12 @@ async def test_a_silent_client_without_subscriptions_is_sent_away(client: Client
     heard = monotonic()
     client.connection.look_after(heard + 590)
     await turns()
-    assert client.socket.closed is None
+    assert client.wire.closed is None
 
     client.connection.look_after(heard + 601)
-    await client.served
+    await client.ended()
 
-    assert client.socket.closed == (1000, b"idle")
+    assert client.wire.closed == (1000, b"idle")
 
 
 async def test_a_silent_client_that_waits_for_events_may_stay(client: Client) -> None:
@@ -466,7 +464,7 @@ async def test_a_silent_client_that_waits_for_events_may_stay(client: Client) ->
     client.connection.look_after(monotonic() + 10_000)
     await turns()
 
-    assert client.socket.closed is None
+    assert client.wire.closed is None
 
 
 async def test_a_paused_connection_takes_nothing_more_and_says_what_is_due(
@@ -481,12 +479,12 @@ async def test_a_paused_connection_takes_nothing_more_and_says_what_is_due(
 
     store.may_commit.set()
     await turns()
-    await client.connection.shut(1012, b"restarting")
-    await client.served
+    client.connection.shut(1012, b"restarting")
+    await client.ended()
 
     assert await client.receive() == ["OK", note(ALICE, "before").id, True, ""]
     assert client.wire.payloads.empty()
-    assert client.socket.closed == (1012, b"restarting")
+    assert client.wire.closed == (1012, b"restarting")
 
 
 async def test_everything_is_counted(house: House, client: Client) -> None:

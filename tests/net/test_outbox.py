@@ -1,7 +1,6 @@
 """What is due to one client: joined, bounded, taken back, and resumed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
 
 import pytest
 
@@ -30,7 +29,7 @@ class Pipe:
 
     def lose(self) -> None:
         self.gone = True
-        self.drained.set()
+        self.empty()
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
@@ -52,17 +51,16 @@ class Pipe:
 
 
 class Box:
-    """An outbox on such a socket."""
+    """An outbox on such a socket, and who owns both."""
 
     def __init__(self) -> None:
         self.pipe = Pipe()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.outbox = Outbox(self.pipe, 100, self._spawn, asyncio.get_running_loop())
+        self.outbox = Outbox(self.pipe, 100, asyncio.get_running_loop())
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+    def empty(self) -> None:
+        """Let the socket take all that it holds."""
+        self.pipe.empty()
+        self.outbox.flush()
 
     @property
     def written(self) -> bytes:
@@ -70,12 +68,8 @@ class Box:
 
 
 @pytest.fixture
-async def box() -> AsyncIterator[Box]:
-    made = Box()
-    yield made
-    made.pipe.empty()
-    await turn()
-    assert not made.tasks
+async def box() -> Box:
+    return Box()
 
 
 async def turn() -> None:
@@ -118,6 +112,30 @@ async def test_flush_writes_at_once_and_only_once(box: Box) -> None:
     assert box.pipe.writes == [b"a"]
 
 
+async def test_what_is_gathered_waits_for_the_flush(box: Box) -> None:
+    box.outbox.gather()
+    box.outbox.push(b"a")
+    box.outbox.push(b"b")
+    await turn()
+    assert box.pipe.writes == []
+
+    box.outbox.flush()
+    assert box.pipe.writes == [b"ab"]
+
+    box.outbox.push(b"c")
+    await turn()
+    assert box.pipe.writes == [b"ab", b"c"]
+
+
+async def test_emptying_writes_what_is_due_also_to_a_full_socket(box: Box) -> None:
+    box.pipe.fill()
+    box.outbox.push(b"a")
+
+    box.outbox.empty()
+
+    assert box.pipe.writes == [b"a"]
+
+
 async def test_a_full_socket_is_not_written_to_until_it_has_drained(box: Box) -> None:
     box.pipe.fill()
     box.outbox.push(b"a")
@@ -126,9 +144,8 @@ async def test_a_full_socket_is_not_written_to_until_it_has_drained(box: Box) ->
     box.outbox.flush()
     await turn()
     assert box.pipe.writes == []
-    assert len(box.tasks) == 1
 
-    box.pipe.empty()
+    box.empty()
     await turn()
     box.outbox.push(b"c")
     await turn()
@@ -145,7 +162,7 @@ async def test_frames_of_one_subscription_are_taken_back_and_the_others_stay_in_
     box.outbox.drop(mine)
     assert box.outbox.unsent == 3
     box.outbox.drop(owner("mine"))
-    box.pipe.empty()
+    box.empty()
     await turn()
 
     assert box.written == b"135"
@@ -177,7 +194,7 @@ async def test_it_is_over_when_a_full_socket_and_the_queue_hold_more_than_the_bo
     box.outbox.push(b"x")
     assert box.outbox.is_over
 
-    box.pipe.empty()
+    box.empty()
     await turn()
     assert not box.outbox.is_over
     assert box.outbox.unsent == 0
@@ -192,7 +209,7 @@ async def test_room_is_there_at_once_unless_the_socket_is_full(box: Box) -> None
     await turn()
     assert not waiting.done()
 
-    box.pipe.empty()
+    box.empty()
     async with asyncio.timeout(10):
         await waiting
     await turn()
@@ -220,6 +237,7 @@ async def test_a_socket_that_goes_while_it_is_full_takes_what_is_due_with_it(box
 
     with pytest.raises(ConnectionResetError):
         waiting.result()
+    box.outbox.flush()
     assert box.pipe.writes == []
     assert box.outbox.unsent == 0
 
@@ -229,7 +247,7 @@ async def test_after_a_lost_socket_pushing_is_harmless(box: Box) -> None:
     box.outbox.push(b"a")
     await turn()
     box.pipe.lose()
-    await turn()
+    box.outbox.flush()
 
     box.outbox.push(b"b")
     await turn()
