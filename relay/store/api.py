@@ -11,6 +11,8 @@ Promises of every store, held to by one conformance table (tests/store/test_conf
 - Writes take effect in the order of the batch, as if each had been written alone.
 - `scan`, `count` and `log` never show removed or superseded events, nor expired ones as of `now`.
 - Of two events with one address the newer stays; on equal created_at the lower id (NIP-01).
+- What a `Table` decides, and the records it changes, take effect with the event that caused it, or
+  not at all; nobody sees the one without the other.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,6 +22,7 @@ from typing import NamedTuple, NewType, Protocol
 
 from relay.nostr.event import Event, EventId, PubKey, decode
 from relay.nostr.filter import Filter
+from relay.nostr.reasons import Refusal
 from relay.nostr.tags import Address
 
 Seq = NewType("Seq", int)
@@ -53,7 +56,20 @@ class RemoveAddress:
     """Unix seconds, inclusive."""
 
 
-Removal = RemoveEvent | RemoveAddress
+@dataclass(frozen=True, slots=True)
+class RemoveOwned:
+    """Remove every event that `by` owns with created_at ≤ `until`, now or when it arrives.
+
+    Owners that are not the author are found where a `p` tag names them. The write is answered when
+    all of it is gone, which may take many transactions.
+    """
+
+    by: PubKey
+    until: int
+    """Unix seconds, inclusive."""
+
+
+Removal = RemoveEvent | RemoveAddress | RemoveOwned
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,69 @@ class Write:
     """Take effect if this event is stored, or is a duplicate of a stored one."""
     live: bool = True
     """False for import and backfill: the rows move the head, but no live subscriber gets them."""
+    tables: tuple[str, ...] = ()
+    """The tables that judge this event, by name, in order."""
+
+
+class Records(Protocol):
+    """The records of one table, inside a write transaction: what was put is there at once."""
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def put(self, key: str, value: bytes) -> None: ...
+
+    def delete(self, key: str) -> None:
+        """Delete a record; one that is not there is no mistake."""
+
+    def within(self, prefix: str, *, after: str = "", limit: int = 1_000) -> list[tuple[str, bytes]]:
+        """Return records whose keys begin with `prefix` and sort behind `after`, by key (code points)."""
+
+
+class Ruling(NamedTuple):
+    """What a table decides beside its records."""
+
+    also: tuple[Write, ...] = ()
+    """Further events, of the relay's own, kept in the same transaction, right behind this one.
+
+    No table judges them; they are as live as the event that caused them."""
+    removals: tuple[EventId, ...] = ()
+    """Events to remove by the relay's own authority, whoever owns them. They may come again."""
+    answer: bytes = b""
+    """What a command gives back."""
+
+
+KEEP = Ruling()
+"""Keep the event; nothing else follows from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Records that follow exactly from events and commands, in one order for all processes.
+
+    The functions run inside the write transaction, where the writer is, one at a time: they must be
+    quick, must not wait, and depend on nothing but their arguments. One that fails refuses its event.
+    """
+
+    name: str
+    judge: Callable[[Event, Records, int], Ruling | Refusal]
+    """(event, records, now in unix seconds). Asked before a new event is kept that names this table in
+    `Write.tables`; a Refusal keeps it out, and nothing that was put before it remains."""
+    forget: Callable[[Event, Records], None] | None = None
+    """Called after an event that this table judged was removed, superseded or has expired."""
+    command: Callable[[bytes, Records, int], Ruling | Refusal] | None = None
+    """(payload, records, now): a change that no event asks for; see `Store.command`."""
+    followed: bool = False
+    """Whether processes keep up with every change of its records; see `Store.changes`."""
+
+
+class Change(NamedTuple):
+    """A record of a followed table that was put or deleted."""
+
+    key: str
+    value: bytes | None
+    """None: deleted."""
+    version: int
+    """See `Store.version`."""
 
 
 class Outcome(Enum):
@@ -129,8 +208,10 @@ class Bell:
 class Store(Protocol):
     """Where events are kept. Methods may be awaited from one event loop only."""
 
-    async def write(self, batch: Sequence[Write]) -> list[Outcome]:
+    async def write(self, batch: Sequence[Write]) -> list[Outcome | Refusal]:
         """Commit the batch in one durable transaction; one outcome per write, in order.
+
+        A Refusal is a table's: the event is not stored.
 
         Concurrent calls may share a transaction. Raises StoreError (disk full, database gone):
         then nothing of this batch is stored.
@@ -151,6 +232,15 @@ class Store(Protocol):
 
     async def count(self, wanted: Sequence[Filter], *, upto: Seq, now: int, veil: Veil | None = None) -> int:
         """Return how many visible rows with seq ≤ `upto` match any of the filters; limits are ignored."""
+
+    def items(
+        self, wanted: Filter, *, upto: Seq, now: int, veil: Veil | None = None
+    ) -> AsyncIterator[list[tuple[int, bytes]]]:
+        """Yield what `scan` does as (created_at in unix seconds, id as 32 bytes), without the events.
+
+        Pages come newest first, in no order within: nothing is newer than the oldest item of the page
+        before. Raises StoreError.
+        """
 
     async def head(self) -> Seq:
         """Return the seq of the newest commit; 0 when there was none."""
@@ -176,6 +266,30 @@ class Store(Protocol):
 
     def listen_ephemeral(self, on_events: Callable[[Sequence[bytes]], None]) -> None:
         """Call `on_events` on the event loop with what was announced by any process."""
+
+    async def command(self, table: str, payload: bytes) -> bytes | Refusal:
+        """Have a table carry out a command, durably; return its answer. Raises StoreError."""
+
+    @property
+    def version(self) -> int:
+        """The number of the last change to a followed table that a question now would see.
+
+        Cheap: asked before every question and every batch of events.
+        """
+
+    def changes(self, table: str, *, after: int, limit: int = 1_000) -> list[Change]:
+        """Return what was put and deleted since a version, by version; of a record only the latest.
+
+        After 0: all records there are, and perhaps deletions. Read at once, in bounded work.
+        """
+
+    def record(self, table: str, key: str) -> bytes | None:
+        """Return one record as the last commit left it. Read at once."""
+
+    def records(
+        self, table: str, prefix: str, *, after: str = "", limit: int = 1_000
+    ) -> list[tuple[str, bytes]]:
+        """Return records as `Records.within` does, as the last commit left them. Read at once."""
 
     async def sweep(self, now: int) -> int:
         """Remove what has expired; how many."""

@@ -10,7 +10,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import uvloop
 from relay.collector import settle
 from relay.logs import start_logging
 from relay.settings import LogConfig
-from relay.store.api import StoreError
+from relay.store.api import StoreError, Table
 from relay.store.link import WriterServer
 from relay.store.sqlite import SqliteWriter, Tuning
 
@@ -32,6 +32,7 @@ async def run(
     ready: Callable[[], None],
     stop: asyncio.Event,
     *,
+    tables: Iterable[Table] = (),
     tuning: Tuning = DEFAULT,
 ) -> None:
     """Write the database for who connects to the socket, until `stop` is set.
@@ -39,7 +40,7 @@ async def run(
     Raises StoreError: the database is locked, damaged, or not a relay's; StoreTooNew.
     """
     with only_writer(path):
-        writer = SqliteWriter(path, tuning)
+        writer = SqliteWriter(path, tuning, tables=tables)
         try:
             await WriterServer(writer, socket_path).run(ready, stop)
         finally:
@@ -68,13 +69,18 @@ def only_writer(path: Path) -> Iterator[None]:
 
 
 async def run_until_terminated(
-    path: Path, socket_path: Path, ready: Callable[[], None], *, tuning: Tuning = DEFAULT
+    path: Path,
+    socket_path: Path,
+    ready: Callable[[], None],
+    *,
+    tables: Iterable[Table] = (),
+    tuning: Tuning = DEFAULT,
 ) -> None:
     """Do `run` until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(path, socket_path, ready, stop, tuning=tuning)
+    await run(path, socket_path, ready, stop, tables=tables, tuning=tuning)
 
 
 def main() -> None:

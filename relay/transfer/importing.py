@@ -15,6 +15,7 @@ from relay.engine.feature import Origin
 from relay.features.nip40 import expires_at
 from relay.nostr.event import Event, decode
 from relay.nostr.kinds import Retention, retention
+from relay.nostr.reasons import Refusal
 from relay.store.api import Outcome, Store, Write
 from relay.transfer.report import Report
 from relay.transfer.source import Chunk, Source, Unreadable
@@ -116,19 +117,22 @@ class Importer:
     ) -> tuple[Report, list["_Refused"]]:
         verdicts = await self._verifiers.check(chunk.lines, self._max_line_bytes)
         await turn.wait()
-        writes, refused = _sort_out(verdicts, self._admission, self._now())
+        writes, indexes, refused = _sort_out(verdicts, self._admission, self._now())
         writing = asyncio.create_task(self._write(writes))
         # Tasks begin in the order of their making, and a store keeps the order of its calls.
         next_turn.set()
         done = Report()
-        for outcome in await writing:
-            done.add_outcome(outcome)
+        for index, outcome in zip(indexes, await writing, strict=True):
+            if isinstance(outcome, Refusal):
+                refused.append(_Refused(index, outcome.text, is_wrong=False))
+            else:
+                done.add_outcome(outcome)
         for one in refused:
             count = done.reject if one.is_wrong else done.leave_out
             count(one.reason, f"{name}:{chunk.first + one.index}")
         return done, refused
 
-    async def _write(self, writes: list[Write]) -> list[Outcome]:
+    async def _write(self, writes: list[Write]) -> list[Outcome | Refusal]:
         return await self._store.write(writes) if writes else []
 
 
@@ -137,8 +141,12 @@ class _Pending(NamedTuple):
     taking: "asyncio.Task[tuple[Report, list[_Refused]]]"
 
 
-def _sort_out(verdicts: list[Verdict], admission: Admission, now: int) -> tuple[list[Write], list[_Refused]]:
+def _sort_out(
+    verdicts: list[Verdict], admission: Admission, now: int
+) -> tuple[list[Write], list[int], list[_Refused]]:
+    """Return what is to be written, which line each write comes from, and what is not written."""
     writes: list[Write] = []
+    indexes: list[int] = []
     refused: list[_Refused] = []
     for index, verdict in enumerate(verdicts):
         if isinstance(verdict, str):
@@ -156,7 +164,8 @@ def _sort_out(verdicts: list[Verdict], admission: Admission, now: int) -> tuple[
                 refused.append(_Refused(index, refusal.text, is_wrong=True))
             else:
                 writes.append(admission.effects(event, verdict, live=False))
-    return writes, refused
+                indexes.append(index)
+    return writes, indexes, refused
 
 
 def _not_kept(event: Event, now: int) -> str | None:

@@ -8,6 +8,7 @@ from relay.store.api import Store
 from relay.store.link import LinkedStore
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
+from tests.store.tables import TABLES
 from tests.store.writers import TINY, Writers
 
 Backend = Callable[[Path, Writers], AbstractAsyncContextManager[Store]]
@@ -17,7 +18,7 @@ Backend = Callable[[Path, Writers], AbstractAsyncContextManager[Store]]
 @asynccontextmanager
 async def memory(folder: Path, writers: Writers) -> AsyncIterator[Store]:
     """Open a new store in memory."""
-    store = MemoryStore()
+    store = MemoryStore(TABLES)
     try:
         yield store
     finally:
@@ -27,7 +28,7 @@ async def memory(folder: Path, writers: Writers) -> AsyncIterator[Store]:
 @asynccontextmanager
 async def sqlite(folder: Path, writers: Writers) -> AsyncIterator[Store]:
     """Open a SQLite store as it comes."""
-    store = await SqliteStore.open(folder / "torv.sqlite3")
+    store = await SqliteStore.open(folder / "torv.sqlite3", tables=TABLES)
     try:
         yield store
     finally:
@@ -37,7 +38,7 @@ async def sqlite(folder: Path, writers: Writers) -> AsyncIterator[Store]:
 @asynccontextmanager
 async def tiny(folder: Path, writers: Writers) -> AsyncIterator[Store]:
     """Open a SQLite store whose tiers are so small that they are merged all the time."""
-    store = await SqliteStore.open(folder / "torv.sqlite3", tuning=TINY)
+    store = await SqliteStore.open(folder / "torv.sqlite3", tables=TABLES, tuning=TINY)
     try:
         yield store
     finally:

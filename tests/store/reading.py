@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 from relay.nostr.event import Event
 from relay.nostr.filter import Filter
-from relay.store.api import MAX_SEQ, Bell, Seq, Store, Stored, Veil, Write
+from relay.nostr.reasons import Refusal
+from relay.store.api import MAX_SEQ, Bell, Outcome, Seq, Store, Stored, Veil, Write
 from tests.events import NOW
 
 EVERYTHING = Filter()
@@ -33,6 +35,17 @@ async def count(
     return await store.count(wanted, upto=upto, now=now, veil=veil)
 
 
+async def listed(
+    store: Store, wanted: Filter = EVERYTHING, *, upto: Seq = ALWAYS, now: int = NOW, veil: Veil | None = None
+) -> list[tuple[int, str]]:
+    """Return (created_at, id) of all that a store lists: newest first, ties by id."""
+    pages = [page async for page in store.items(wanted, upto=upto, now=now, veil=veil) if page]
+    assert all(min(newer)[0] >= max(older)[0] for newer, older in pairwise(pages))
+    return sorted(
+        ((time, id_.hex()) for page in pages for time, id_ in page), key=lambda item: (-item[0], item[1])
+    )
+
+
 async def log(store: Store, *, after: Seq | int = 0, upto: Seq | None = None, now: int = NOW) -> list[Stored]:
     """Return all pages of the log, up to the head unless said otherwise, in one list."""
     upto = await store.head() if upto is None else upto
@@ -56,6 +69,11 @@ def contents(events: Sequence[Event]) -> list[str]:
 def by_id(events: Sequence[Event]) -> list[Event]:
     """Return the events by ascending id: the order of those that share a second."""
     return sorted(events, key=lambda event: event.id)
+
+
+def named(outcome: Outcome | Refusal) -> str:
+    """Return an outcome's name, or the prefix of a refusal."""
+    return outcome.name if isinstance(outcome, Outcome) else outcome.prefix.value
 
 
 class Ear:
@@ -96,4 +114,4 @@ class Ear:
 
 async def keep(store: Store, *writes: Write) -> list[str]:
     """Write one batch; return the names of the outcomes."""
-    return [outcome.name for outcome in await store.write(writes)]
+    return [named(outcome) for outcome in await store.write(writes)]

@@ -14,7 +14,21 @@ from relay.nostr.keys import SecretKey
 from relay.nostr.tags import Address
 from relay.store.api import Removal, RemoveAddress, RemoveEvent, Seq, Store, Veil, Write
 from tests.events import ALICE, BOB, CAROL, DAVE, NOW, author, event, note, notes, pubkey, write
-from tests.store.reading import EVERYTHING, Ear, by_id, contents, count, dump, found, keep, log, logged, scan
+from tests.store.reading import (
+    EVERYTHING,
+    Ear,
+    by_id,
+    contents,
+    count,
+    dump,
+    found,
+    keep,
+    listed,
+    log,
+    logged,
+    named,
+    scan,
+)
 
 ARTICLE = 30_023
 FAR = 4_000_000_000
@@ -135,8 +149,8 @@ async def test_batches_written_at_once_all_take_effect(store: Store) -> None:
 
     outcomes = await asyncio.gather(*(store.write(batch) for batch in batches))
 
-    assert [outcome[0].name for outcome in outcomes] == ["STORED"] * 40
-    assert sorted(outcome[1].name for outcome in outcomes) == ["DUPLICATE"] * 39 + ["STORED"]
+    assert [named(outcome[0]) for outcome in outcomes] == ["STORED"] * 40
+    assert sorted(named(outcome[1]) for outcome in outcomes) == ["DUPLICATE"] * 39 + ["STORED"]
     assert await found(store, only(authors=[ALICE])) == [str(n) for n in reversed(range(40))]
     assert await count(store, EVERYTHING) == 41
 
@@ -146,7 +160,7 @@ async def test_batches_take_effect_in_the_order_they_were_begun(store: Store) ->
 
     outcomes = await asyncio.gather(*(store.write([write(version)]) for version in reversed(versions)))
 
-    assert [outcome.name for (outcome,) in outcomes] == ["STORED"] + ["SUPERSEDED"] * 19
+    assert [named(outcome) for (outcome,) in outcomes] == ["STORED"] + ["SUPERSEDED"] * 19
 
 
 async def test_a_large_batch_is_stored_whole(store: Store) -> None:
@@ -954,6 +968,9 @@ async def test_a_filter_finds_and_counts_what_it_matches(store: Store, condition
     await keep(store, *map(write, LETTERS[1::2]))
 
     assert "".join(await found(store, wanted)) == expected
+    assert await listed(store, wanted) == [
+        (letter.created_at, letter.id) for letter in LETTERS if letter.content in expected
+    ]
     if wanted.limit is None:
         assert await count(store, wanted) == len(expected)
 
@@ -1010,9 +1027,36 @@ async def test_scan_and_count_stop_at_upto(store: Store) -> None:
     ]:
         assert "".join(await found(store, wanted, upto=head)) == expected
         assert await count(store, wanted, upto=head) == len(expected)
+        assert [id_ for _, id_ in await listed(store, wanted, upto=head)] == [IDS[one] for one in expected]
     assert await found(store, only(limit=2), upto=head) == ["f", "g"]
     assert await found(store, upto=Seq(0)) == []
     assert await count(store, EVERYTHING, upto=Seq(0)) == 0
+
+
+# Listing
+
+
+@pytest.mark.parametrize(
+    "wanted", [only(), only(authors=[ALICE]), only(authors=[ALICE, BOB]), only(limit=9_999)]
+)
+async def test_a_crowded_second_and_a_long_history_are_listed_whole(store: Store, wanted: Filter) -> None:
+    await keep(store, *map(write, FLOOD))
+    older = notes(ALICE, 1_200, created_at=NOW - 1_200, step=1)
+    await keep(store, *map(write, older))
+
+    assert await listed(store, wanted) == [(one.created_at, one.id) for one in (*FLOOD, *reversed(older))]
+
+
+async def test_what_was_removed_replaced_or_has_expired_is_not_listed(store: Store) -> None:
+    kept, gone, brief = note(ALICE, "kept"), note(ALICE, "gone"), note(ALICE, "brief")
+    older, newer = profile("older"), profile("newer", created_at=NOW + 1)
+    await keep(store, write(kept), write(gone), write(brief, expires_at=FAR), write(older))
+    await keep(store, write(newer), bearer(removal(gone)))
+    expected = {kept.id, newer.id}
+
+    for wanted in (only(authors=[ALICE]), only(authors=[ALICE, BOB]), only(kinds=[0, 1], authors=[ALICE])):
+        assert {id_ for _, id_ in await listed(store, wanted, now=FAR)} == expected
+        assert {id_ for _, id_ in await listed(store, wanted, now=FAR - 1)} == {*expected, brief.id}
 
 
 # Veils
@@ -1047,6 +1091,10 @@ async def test_a_veil_hides_rows_of_the_kinds_it_names(store: Store) -> None:
     assert await count(store, only(p=[CAROL.public]), veil=BOBS_VEIL) == 2
     assert await count(store, only(authors=[ALICE]), veil=BOBS_VEIL) == 2
     assert await count(store, only(authors=[ALICE]), only(p=[CAROL.public]), veil=BOBS_VEIL) == 3
+    assert [time for time, _ in await listed(store, veil=BOBS_VEIL)] == [5, 3, 2]
+    assert [time for time, _ in await listed(store, only(p=[CAROL.public]), veil=BOBS_VEIL)] == [3, 2]
+    assert [time for time, _ in await listed(store, only(authors=[ALICE]), veil=BOBS_VEIL)] == [5, 2]
+    assert [time for time, _ in await listed(store, only(limit=2), veil=BOBS_VEIL)] == [5, 3]
 
 
 async def test_a_veiled_row_is_hidden_from_those_who_know_its_id(store: Store) -> None:

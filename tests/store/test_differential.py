@@ -22,7 +22,7 @@ from relay.store.api import Removal, RemoveAddress, RemoveEvent, Seq, Store, Vei
 from relay.store.memory import MemoryStore
 from tests.events import ALICE, BOB, CAROL, NOW, event, pubkey, write
 from tests.store.backends import BACKENDS
-from tests.store.reading import dump, log, scan
+from tests.store.reading import dump, listed, log, scan
 from tests.store.writers import Writers
 
 T = TypeVar("T")
@@ -149,6 +149,9 @@ async def compare(oracle: Store, upto: Seq, store: Store, same_upto: Seq, questi
         given = await scan(store, wanted, upto=same_upto, now=now, veil=veil)
         assert [row.json for row in given] == [row.json for row in expected], wanted
         assert [row.created_at for row in given] == [row.created_at for row in expected]
+        assert await listed(store, wanted, upto=same_upto, now=now, veil=veil) == (
+            [(row.created_at, row.id) for row in expected]
+        ), wanted
         assert await store.count([wanted], upto=same_upto, now=now, veil=veil) == (
             await oracle.count([wanted], upto=upto, now=now, veil=veil)
         ), wanted

@@ -8,7 +8,7 @@ import pytest
 from relay.store.api import RemoveEvent
 from tests.events import ALICE, BOB, NOW, note, notes, pubkey, write
 from tests.store.backends import DURABLE, Backend
-from tests.store.reading import EVERYTHING, contents, count, found, keep, log, logged
+from tests.store.reading import EVERYTHING, contents, count, found, keep, log, logged, named
 from tests.store.writers import Writers
 
 FAR = 4_000_000_000
@@ -78,6 +78,6 @@ async def test_closing_finishes_what_was_begun(durable: Backend, tmp_path: Path,
         begun = [tasks.create_task(store.write([write(one)])) for one in notes(ALICE, 20)]
         await asyncio.sleep(0)  # each has begun, none has ended
 
-    assert [outcome.name for task in begun for outcome in task.result()] == ["STORED"] * 20
+    assert [named(outcome) for task in begun for outcome in task.result()] == ["STORED"] * 20
     async with durable(tmp_path, writers) as store:
         assert await count(store, EVERYTHING) == 20

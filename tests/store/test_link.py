@@ -21,7 +21,7 @@ from relay.store.link.frames import PROTOCOL, FrameReader, FrameTooLong, Say
 from relay.store.link.frames import encode as encode_frame
 from relay.store.sqlite import Hashes, prepare
 from tests.events import ALICE, BOB, NOW, event, note, notes, pubkey, write
-from tests.store.reading import EVERYTHING, Ear, count, found, keep, log, logged
+from tests.store.reading import EVERYTHING, Ear, count, found, keep, log, logged, named
 from tests.store.writers import Writers
 
 LONG_AGO = 1
@@ -299,7 +299,7 @@ async def test_killing_the_writer_under_load_loses_nothing_acknowledged(place: P
             for start in range(0, len(lane), batch_size):
                 batch = lane[start : start + batch_size]
                 for kept, outcome in zip(batch, await store.write(batch), strict=True):
-                    assert outcome.name in ("STORED", "DUPLICATE")
+                    assert named(outcome) in ("STORED", "DUPLICATE")
                     acknowledged.append(kept.event.id)
                 rung.set()
 
@@ -357,7 +357,7 @@ async def test_batches_the_writer_never_saw_are_sent_again_in_their_order(place:
 
         front.cut()
 
-        assert [(await task)[0].name for task in pending] == ["STORED", "SUPERSEDED", "STORED"]
+        assert [named((await task)[0]) for task in pending] == ["STORED", "SUPERSEDED", "STORED"]
         assert await found(store) == ["3"]
 
 
@@ -376,7 +376,7 @@ async def test_batches_committed_before_the_writer_died_come_back_as_duplicates(
 
         front.cut()
 
-        assert [outcome.name for outcome in await pending] == ["DELETED", "DUPLICATE", "DUPLICATE"]
+        assert [named(outcome) for outcome in await pending] == ["DELETED", "DUPLICATE", "DUPLICATE"]
         assert await keep(store, write(late)) == ["DELETED"]
         # The commit's own bell was lost with the connection.
         (bell,) = await ear.head(await store.head())
@@ -411,7 +411,7 @@ async def test_a_write_begun_without_a_writer_waits_for_the_next(place: Place) -
         pending = asyncio.create_task(store.write([write(note(ALICE, "patient"))]))
         place.start()
 
-        assert [outcome.name for outcome in await pending] == ["STORED"]
+        assert [named(outcome) for outcome in await pending] == ["STORED"]
         assert [row.event().content for row in (await ear.head(1))[0].rows or ()] == ["patient"]
 
 
@@ -510,7 +510,7 @@ async def test_more_than_may_be_under_way_is_written_in_order(place: Place) -> N
     async with place.worker() as store:
         outcomes = await asyncio.gather(*(store.write(batch) for batch in batches))
 
-        assert [outcome.name for batch in outcomes for outcome in batch] == ["STORED"] * 600
+        assert [named(outcome) for batch in outcomes for outcome in batch] == ["STORED"] * 600
         assert [content[:4] for content in await logged(store)] == [
             f"{n:02} {m}" for n in range(60) for m in range(10)
         ]

@@ -18,6 +18,7 @@ from relay.logs import start_logging
 from relay.settings import LogConfig
 from relay.store.sqlite import Tuning
 from relay.store.writer_process import run_until_terminated
+from tests.store.tables import TABLES
 
 # So small that a few events run through all tiers, and every purge takes several slices.
 TINY = Tuning(tail_rows=64, middle_rows=256, hot_rows=4, dead_postings=32, slice_rows=16)
@@ -70,7 +71,7 @@ def main() -> None:
             sys.stdin.close()
             uvloop.run(
                 run_until_terminated(
-                    Path(database), Path(socket_path), partial(os.close, writing), tuning=TINY
+                    Path(database), Path(socket_path), partial(os.close, writing), tables=TABLES, tuning=TINY
                 )
             )
             os._exit(0)

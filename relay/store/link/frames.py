@@ -36,13 +36,16 @@ class Say(IntEnum):
     SWEEP = 3
     """Worker → writer: number, unix seconds."""
     DONE = 4
-    """Writer → worker: number, and outcomes as their values, or for SWEEP how many were removed."""
+    """Writer → worker: number, and outcomes as their values (a refusal as its prefix and text); for SWEEP how
+    many were removed; for COMMAND the answer or a refusal."""
     FAILED = 5
     """Writer → worker: number, text."""
     BELL = 6
     """Writer → worker: after, upto, list of (seq, created_at, json) or None."""
     EPHEMERAL = 7
     """Either way: list of canonical JSON."""
+    COMMAND = 8
+    """Worker → writer: number, table, payload."""
 
 
 class FrameTooLong(Exception):

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import structlog
 
+from relay.nostr.reasons import Refusal
 from relay.store.api import Seq, StoreError
 from relay.store.link.frames import PROTOCOL, FrameStream, Say, encode, socket_address
-from relay.store.sqlite import Committed, Prepared, SqliteWriter
+from relay.store.sqlite import Committed, Prepared, SqliteWriter, removes_owned
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,14 @@ class _Sweep:
     """By the slices done so far."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Command:
+    worker: "_Worker"
+    number: int
+    table: str
+    payload: bytes
+
+
 class WriterServer:
     """Feeds one `SqliteWriter` with what all workers send, until it is stopped."""
 
@@ -67,6 +76,9 @@ class WriterServer:
         self._workers: set[_Worker] = set()
         self._pending: deque[_Batch] = deque()
         self._sweeps: deque[_Sweep] = deque()
+        self._commands: deque[_Command] = deque()
+        self._removing: list[tuple[list[_Batch], Committed]] = []
+        """Committed, and to be answered when all that somebody owned is removed."""
         self._awake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "writer")
         self._checkpoint_thread = ThreadPoolExecutor(1, "checkpoint")
@@ -111,12 +123,15 @@ class WriterServer:
         if worker.dropped_ephemeral:
             log.warning("a worker was too slow for ephemeral events", dropped=worker.dropped_ephemeral)
 
-    def enqueue(self, work: "_Batch | _Sweep") -> None:
+    def enqueue(self, work: "_Batch | _Sweep | _Command") -> None:
         """Have something done, in its turn."""
-        if isinstance(work, _Batch):
-            self._pending.append(work)
-        else:
-            self._sweeps.append(work)
+        match work:
+            case _Batch():
+                self._pending.append(work)
+            case _Sweep():
+                self._sweeps.append(work)
+            case _Command():
+                self._commands.append(work)
         self._awake.set()
 
     def pass_on(self, sender: "_Worker", rows: list[bytes]) -> None:
@@ -132,10 +147,14 @@ class WriterServer:
         untidy = True
         while True:
             self._awake.clear()
-            if self._pending or self._sweeps:
+            if self._pending or self._sweeps or self._commands or self._removing:
                 # A slice of a sweep after each commit: neither keeps the other waiting for ever.
                 if self._pending:
                     await self._commit(self._next_group())
+                if self._commands:
+                    await self._carry_out(self._commands.popleft())
+                if self._removing:
+                    await self._remove_slice()
                 if self._sweeps:
                     await self._sweep_slice(self._sweeps[0])
                 untidy = True
@@ -175,18 +194,60 @@ class WriterServer:
                 log.exception("a commit failed", events=len(prepared))
             group[0].worker.answer(group[0], encode(Say.FAILED, group[0].number, str(error)))
             return
-        start = 0
-        for batch in group:
-            end = start + len(batch.prepared)
-            outcomes = [outcome.value for outcome in done.outcomes[start:end]]
-            batch.worker.answer(batch, encode(Say.DONE, batch.number, outcomes))
-            start = end
+        if self._writer.is_removing and any(removes_owned(one) for one in prepared):
+            self._removing.append((group, done))
+        else:
+            self._answer(group, done)
         if done.upto > done.after:
             self._ring(done)
         if checkpoint_due and self._checkpoint is None:
             loop = asyncio.get_running_loop()
             self._checkpoint = loop.run_in_executor(self._checkpoint_thread, self._writer.checkpoint)
             self._checkpoint.add_done_callback(self._on_checkpoint)
+
+    def _answer(self, group: list[_Batch], done: Committed) -> None:
+        start = 0
+        for batch in group:
+            end = start + len(batch.prepared)
+            outcomes = [
+                (outcome.prefix.value, outcome.text) if isinstance(outcome, Refusal) else outcome.value
+                for outcome in done.outcomes[start:end]
+            ]
+            batch.worker.answer(batch, encode(Say.DONE, batch.number, outcomes))
+            start = end
+
+    async def _carry_out(self, command: _Command) -> None:
+        try:
+            done = await self._in_thread(lambda: self._writer.command(command.table, command.payload))
+        except Exception as error:
+            if isinstance(error, StoreError):
+                log.error("a command failed", table=command.table, error=str(error))
+            else:
+                log.exception("a command failed", table=command.table)
+            command.worker.send(encode(Say.FAILED, command.number, str(error)))
+            return
+        answer = done.answer
+        said = (answer.prefix.value, answer.text) if isinstance(answer, Refusal) else answer
+        command.worker.send(encode(Say.DONE, command.number, said))
+        if done.upto > done.after:
+            self._ring(done)
+
+    async def _remove_slice(self) -> None:
+        """Remove some of what somebody owned; answer when nothing is left of it."""
+        try:
+            await self._in_thread(self._writer.remove_slice)
+        except StoreError as error:
+            # It goes on when the database can be written again; what arrives is refused all the same.
+            log.error("removing what somebody owned failed", error=str(error))
+            failed, self._removing = self._removing, []
+            for group, _ in failed:
+                for batch in group:
+                    batch.worker.answer(batch, encode(Say.FAILED, batch.number, str(error)))
+            return
+        if not self._writer.is_removing:
+            done, self._removing = self._removing, []
+            for group, committed in done:
+                self._answer(group, committed)
 
     def _commit_in_thread(self, prepared: list[Prepared]) -> tuple[Committed, bool]:
         return self._writer.commit(prepared), self._writer.checkpoint_due()
@@ -283,6 +344,8 @@ class _Worker(FrameStream):
                 if self._pending_bytes > MAX_PENDING_BYTES:
                     self.stop_reading()
                 self._server.enqueue(_Batch(self, number, prepared, size))
+            case (Say.COMMAND, int(number), str(table), bytes(payload)):
+                self._server.enqueue(_Command(self, number, table, payload))
             case (Say.EPHEMERAL, list(rows)):
                 self._server.pass_on(self, rows)
             case (Say.SWEEP, int(number), int(now)):

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Bell, Outcome, StoreError, Write
 from relay.store.link.client import ANSWER_SECONDS, WriterLink
 from relay.store.link.frames import Say
@@ -45,7 +46,7 @@ class LinkedStore(Reading):
             await link.close()
             raise
 
-    async def write(self, batch: Sequence[Write]) -> list[Outcome]:
+    async def write(self, batch: Sequence[Write]) -> list[Outcome | Refusal]:
         """See `Store.write`.
 
         When the writer stays away, raises StoreError although the batch may be stored: the writer
@@ -54,7 +55,12 @@ class LinkedStore(Reading):
         if not batch:
             return []
         outcomes = await self._link.ask(Say.WRITE, [prepare(write, self._hashes) for write in batch])
-        return [_OUTCOMES[value] for value in cast(list[int], outcomes)]
+        return [_OUTCOMES.get(value) or _refusal(value) for value in cast(list[Any], outcomes)]
+
+    async def command(self, table: str, payload: bytes) -> bytes | Refusal:
+        """See `Store.command`; with a writer that stays away, in doubt as `write` is."""
+        answer = await self._link.ask(Say.COMMAND, table, payload)
+        return answer if isinstance(answer, bytes) else _refusal(cast(tuple[str, str], answer))
 
     async def sweep(self, now: int) -> int:
         """See `Store.sweep`; the writer also does so by itself, every second, by the wall clock."""
@@ -88,6 +94,11 @@ class LinkedStore(Reading):
         """See `Store.close`: waits for the answers that are due; the writer checkpoints."""
         await self._link.close()
         await super().close()
+
+
+def _refusal(said: tuple[str, str]) -> Refusal:
+    prefix, text = said
+    return Refusal(Prefix(prefix), text)
 
 
 class _Followers:

@@ -1,8 +1,18 @@
 """The SQLite store: tiers of postings, one writer, many readers (docs/decisions/0001)."""
 
-from relay.store.sqlite.postings import Hashes, Prepared, prepare
+from relay.store.sqlite.postings import Hashes, Prepared, prepare, removes_owned
 from relay.store.sqlite.reading import Reading
 from relay.store.sqlite.store import SqliteStore
 from relay.store.sqlite.writer import Committed, SqliteWriter, Tuning
 
-__all__ = ["Committed", "Hashes", "Prepared", "Reading", "SqliteStore", "SqliteWriter", "Tuning", "prepare"]
+__all__ = [
+    "Committed",
+    "Hashes",
+    "Prepared",
+    "Reading",
+    "SqliteStore",
+    "SqliteWriter",
+    "Tuning",
+    "prepare",
+    "removes_owned",
+]

@@ -10,8 +10,8 @@ from struct import pack, unpack
 
 from relay.nostr.event import Event
 from relay.nostr.kinds import Retention, retention
-from relay.nostr.tags import Address, indexed
-from relay.store.api import RemoveAddress, RemoveEvent, Write
+from relay.nostr.tags import LETTERS, Address
+from relay.store.api import Removal, RemoveAddress, RemoveEvent, RemoveOwned, Write
 
 SEQ_BITS = 31
 SEQ_MASK = (1 << SEQ_BITS) - 1
@@ -23,6 +23,7 @@ PreparedRemoval = tuple[int, bytes, bytes | None, int]
 
 RemoveEvent: the id as 64 hex digits, the remover's key as 64 hex digits, 0.
 RemoveAddress: `str(address)` as UTF-8, None, the last second removed.
+RemoveOwned: hash 0, an empty target, the owner's key as 64 hex digits, the last second removed.
 """
 
 Prepared = tuple[
@@ -36,12 +37,13 @@ Prepared = tuple[
     tuple[PreparedRemoval, ...],
     bool,
     bytes,
+    str,
 ]
-"""(json, created_at, kind, id hash, address hash, expires_at, owners, removals, live, postings).
+"""(json, created_at, kind, id hash, address hash, expires_at, owners, removals, live, postings, tables).
 
 `owners`: keys as hex joined by spaces, None for the author. `postings`: distinct signed 64-bit
 little-endian hashes, the id's and the address's among them. The id and the author are read out of
-the canonical json.
+the canonical json. `tables`: names joined by spaces.
 """
 
 ID = slice(7, 71)
@@ -61,8 +63,9 @@ class Hashes:
     """
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
-        # Authors and kinds repeat, and so do tags: of follow lists, of threads. A hash costs 0.7 µs.
+        # A copy of it costs 0.2 µs less than a new one with a key.
+        self._blank = blake2b(key=key, digest_size=8)
+        # Authors and kinds repeat, and so do tags: of follow lists, of threads. A hash costs 0.6 µs.
         self.author = lru_cache(maxsize=16_384)(self._author)
         self._short_tag = lru_cache(maxsize=16_384)(self._tag)
         self.kind = lru_cache(maxsize=4_096)(self._kind)
@@ -71,7 +74,9 @@ class Hashes:
         """Every event's."""
 
     def _hash(self, value: bytes) -> int:
-        return int.from_bytes(blake2b(value, digest_size=8, key=self._key).digest(), "little", signed=True)
+        hashed = self._blank.copy()
+        hashed.update(value)
+        return int.from_bytes(hashed.digest(), "little", signed=True)
 
     def id(self, id_hex: str) -> int:
         """Return the hash of an event id."""
@@ -110,13 +115,12 @@ class Hashes:
 
     def of(self, event: Event) -> set[int]:
         """Return the hashes under which filters find the event, but for its id's."""
-        found = {self.tag(letter, value) for letter, value in indexed(event.tags)}
-        found |= {
-            self.author(event.pubkey),
-            self.author_kind(event.pubkey, event.kind),
-            self.kind(event.kind),
-            self.everything,
-        }
+        author, kind = self.author(event.pubkey), event.kind
+        found = {author, author ^ self._kind_of_author(kind), self.kind(kind), self.everything}
+        # As `indexed` has it, but without pairs that would be made for nothing else.
+        for tag in event.tags:
+            if len(tag) > 1 and tag[0] in LETTERS:
+                found.add(self.tag(tag[0], tag[1]))
         return found
 
 
@@ -138,18 +142,26 @@ def prepare(write: Write, hashes: Hashes) -> Prepared:
         address,
         write.expires_at,
         None if write.owners is None else " ".join(write.owners).encode(),
-        tuple(_prepare_removal(removal, hashes) for removal in write.removals),
+        tuple([_prepare_removal(removal, hashes) for removal in write.removals]) if write.removals else (),
         write.live,
         pack(f"<{len(found)}q", *found),
+        " ".join(write.tables),
     )
 
 
-def _prepare_removal(removal: RemoveEvent | RemoveAddress, hashes: Hashes) -> PreparedRemoval:
+def _prepare_removal(removal: Removal, hashes: Hashes) -> PreparedRemoval:
     match removal:
         case RemoveEvent(id_, by):
             return hashes.id(id_), id_.encode(), by.encode(), 0
         case RemoveAddress(address, until):
             return hashes.address(address), str(address).encode(), None, until
+        case RemoveOwned(by, until):
+            return 0, b"", by.encode(), until
+
+
+def removes_owned(prepared: Prepared) -> bool:
+    """Say whether a write removes all that somebody owns."""
+    return any(not target for _, target, _, _ in prepared[7])
 
 
 def unpack_hashes(postings: bytes) -> tuple[int, ...]:

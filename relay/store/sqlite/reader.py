@@ -12,8 +12,10 @@ from relay.nostr.filter import Filter
 from relay.store.api import Seq, Stored
 from relay.store.sqlite.counting import Count, Found
 from relay.store.sqlite.cursors import KEYS_AT_ONCE, Asking, Cursors
+from relay.store.sqlite.listing import Listed, Listing
 from relay.store.sqlite.plan import Drive, Keys, Kinds, Span, cheapest, drives, span_of
 from relay.store.sqlite.postings import MAX_TS, SEQ_MASK, Hashes
+from relay.store.sqlite.records import RecordReading
 from relay.store.sqlite.rows import ROWS_AT_ONCE, Rows
 from relay.store.sqlite.scanning import Page, Question, Scan
 from relay.store.sqlite.schema import failures_as_store_errors, hash_key, open_for_reading
@@ -34,6 +36,8 @@ class SqliteReader:
         self._hashes = Hashes(self.key)
         self._cursors = Cursors(self._ask, self._hashes.everything)
         self._rows = Rows(self._ask)
+        self.records = RecordReading(self._ask)
+        """The records of tables."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,6 +97,14 @@ class SqliteReader:
         """
         question = self._plan(wanted, kinds, upto, now)
         yield from Count(question, self._ask, self._cursors, self._rows).matches(with_rows=with_rows)
+
+    def items(self, wanted: Filter, kinds: Kinds | None, *, upto: Seq, now: int) -> Iterator[Listed]:
+        """Yield what matches as (created_at, id), the newest second first.
+
+        `kinds` stands for the filter's own condition.
+        """
+        question = self._plan(wanted, kinds, upto, now)
+        yield from Listing(question, self._ask, self._cursors, self._rows).slices()
 
     def _plan(
         self,

@@ -14,9 +14,11 @@ from typing import TypeVar
 
 from relay.nostr.event import EventId, decode
 from relay.nostr.filter import Filter
-from relay.store.api import Seq, Stored, Veil
+from relay.store.api import Change, Seq, Stored, Veil
 from relay.store.sqlite.counting import Found
+from relay.store.sqlite.listing import Item, Listed
 from relay.store.sqlite.plan import Kinds
+from relay.store.sqlite.postings import SEQ_BITS
 from relay.store.sqlite.reader import SqliteReader
 from relay.store.sqlite.scanning import Page
 
@@ -105,6 +107,35 @@ class Reading:
                 if left <= 0:
                     return
 
+    async def items(
+        self, wanted: Filter, *, upto: Seq, now: int, veil: Veil | None = None
+    ) -> AsyncIterator[list[Item]]:
+        """See `Store.items`."""
+        if wanted.limit is not None:
+            async for page in self.scan(wanted, upto=upto, now=now, veil=veil):
+                yield [(row.created_at, bytes.fromhex(row.id)) for row in page]
+            return
+        open_, covered = _split([] if wanted.is_empty else [wanted], veil)
+        async with AsyncExitStack() as stack:
+            streams: list[AsyncGenerator[Listed, None]] = []
+            for part, kinds in open_:
+                streams.append(self._in_turns(self._reader.items(part, kinds, upto=upto, now=now)))
+            for part, kinds in covered:
+                streams.append(self._visible_items(part, kinds, upto, now, veil))
+            for stream in streams:
+                await stack.enter_async_context(aclosing(stream))
+            async for items in _merged(streams):
+                yield items
+
+    async def _visible_items(
+        self, wanted: Filter, kinds: Kinds | None, upto: Seq, now: int, veil: Veil | None
+    ) -> AsyncGenerator[Listed, None]:
+        """Yield what the veil has to be asked about, if it shows it."""
+        async for found in self._matches(wanted, kinds, upto, now, True):
+            shown = [row for row in found.rows if veil is None or veil.visible(decode(row.json))]
+            items = [(row.created_at, bytes.fromhex(row.id)) for row in shown]
+            yield Listed(found.low >> SEQ_BITS, items)
+
     async def count(self, wanted: Sequence[Filter], *, upto: Seq, now: int, veil: Veil | None = None) -> int:
         """See `Store.count`."""
         open_, covered = _split([one for one in wanted if not one.is_empty], veil)
@@ -146,9 +177,46 @@ class Reading:
         found = self._reader.matches(wanted, kinds, upto=upto, now=now, with_rows=with_rows)
         return self._in_turns(found)
 
+    @property
+    def version(self) -> int:
+        """See `Store.version`."""
+        return self._reader.records.version()
+
+    def changes(self, table: str, *, after: int, limit: int = 1_000) -> list[Change]:
+        """See `Store.changes`."""
+        return self._reader.records.changes(table, after=after, limit=limit)
+
+    def record(self, table: str, key: str) -> bytes | None:
+        """See `Store.record`."""
+        return self._reader.records.record(table, key)
+
+    def records(
+        self, table: str, prefix: str, *, after: str = "", limit: int = 1_000
+    ) -> list[tuple[str, bytes]]:
+        """See `Store.records`."""
+        return self._reader.records.records(table, prefix, after=after, limit=limit)
+
     async def close(self) -> None:
         """Close the connection."""
         self._reader.close()
+
+
+async def _merged(streams: Sequence[AsyncGenerator[Listed, None]]) -> AsyncGenerator[list[Item], None]:
+    """Merge streams, the newest second first; holds a slice of each."""
+    lows = [2**63] * len(streams)
+    held: list[Item] = []
+    while any(low >= 0 for low in lows):
+        # The one that lags behind, so that the others need not be held for long.
+        lagging = lows.index(max(lows))
+        listed = await anext(streams[lagging], None)
+        if listed is None:
+            lows[lagging] = -1
+        else:
+            lows[lagging] = listed.low
+            held += listed.items
+        low = max(lows)
+        yield [item for item in held if item[0] >= low]
+        held = [item for item in held if item[0] < low]
 
 
 def _take_distinct(held: list[list[int]], low: int) -> int:

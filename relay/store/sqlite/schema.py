@@ -58,6 +58,24 @@ def _events_and_postings(database: Database) -> None:
     database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
+@migrations(name="0002_tables_and_owners")
+def _tables_and_owners(database: Database) -> None:
+    for statement in (
+        # A value of NULL: deleted, kept for those who follow. A version: of a followed table only.
+        """CREATE TABLE record(
+            tab TEXT NOT NULL, key TEXT NOT NULL, value BLOB, version INTEGER, PRIMARY KEY(tab, key)
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX record_version ON record(version, tab) WHERE version IS NOT NULL",
+        # The few events that tables judged, and by which: names joined by spaces.
+        "CREATE TABLE judged(seq INTEGER PRIMARY KEY, tables TEXT NOT NULL) STRICT",
+        # Whose events up to a time were removed; unfinished while some may still be there.
+        """CREATE TABLE farewell(
+            owner BLOB PRIMARY KEY, until INTEGER NOT NULL, unfinished INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+    ):
+        database.execute(statement)
+
+
 @contextmanager
 def failures_as_store_errors(doing: str) -> Iterator[None]:
     """Turn the database's failures into StoreError."""

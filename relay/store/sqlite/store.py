@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from relay.nostr.event import EventId
 from relay.nostr.filter import Filter
-from relay.store.api import Bell, Outcome, Seq, Stored, StoreError, Veil, Write
+from relay.nostr.reasons import Refusal
+from relay.store.api import Bell, Change, Outcome, Seq, Stored, StoreError, Table, Veil, Write
 from relay.store.sqlite.postings import Hashes, Prepared, prepare
 from relay.store.sqlite.reading import Reading
 from relay.store.sqlite.writer import Committed, SqliteWriter, Tuning
@@ -19,7 +21,7 @@ log = logging.getLogger(__name__)
 _WRITES_PER_COMMIT = 2_000
 """When so many wait, the rest goes into the next transaction: a commit is a pause for everybody."""
 
-_Waiting = tuple[list[Prepared], "asyncio.Future[list[Outcome]]"]
+_Waiting = tuple[list[Prepared], "asyncio.Future[list[Outcome | Refusal]]"]
 
 
 class SqliteStore:
@@ -42,11 +44,18 @@ class SqliteStore:
         self._on_ephemeral: list[Callable[[Sequence[bytes]], None]] = []
 
     @classmethod
-    async def open(cls, path: Path, *, tuning: Tuning = Tuning()) -> "SqliteStore":  # noqa: B008
-        """Open or create the database. Raises StoreTooNew, StoreError."""
+    async def open(
+        cls,
+        path: Path,
+        *,
+        tables: Iterable[Table] = (),
+        tuning: Tuning = Tuning(),  # noqa: B008
+        now: Callable[[], float] = time.time,
+    ) -> "SqliteStore":
+        """Open or create the database; tables are told `now`. Raises StoreTooNew, StoreError."""
 
         def make() -> "SqliteStore":
-            writer = SqliteWriter(path, tuning)
+            writer = SqliteWriter(path, tuning, tables=tables, now=now)
             try:
                 return cls(writer, Reading(path))
             except BaseException:
@@ -55,12 +64,12 @@ class SqliteStore:
 
         return await asyncio.to_thread(make)
 
-    async def write(self, batch: Sequence[Write]) -> list[Outcome]:
+    async def write(self, batch: Sequence[Write]) -> list[Outcome | Refusal]:
         """See `Store.write`."""
         if not batch:
             return []
         prepared = [prepare(write, self._hashes) for write in batch]
-        answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[Outcome | Refusal]] = asyncio.get_running_loop().create_future()
         self._waiting.append((prepared, answer))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_waiting())
@@ -85,6 +94,7 @@ class SqliteStore:
                         if not answer.done():
                             answer.set_exception(StoreError(str(error)))
                     continue
+                await self._remove_all()
                 self._answer(group, done)
                 self._begin_checkpoint()
         finally:
@@ -105,9 +115,44 @@ class SqliteStore:
             if not answer.done():
                 answer.set_result(done.outcomes[start : start + len(writes)])
             start += len(writes)
+        self._ring(done)
+
+    def _ring(self, done: Committed) -> None:
         if done.upto > done.after:
             for ring in self._on_bell:
                 ring(Bell(done.after, done.upto, done.rows))
+
+    async def _remove_all(self) -> None:
+        """Remove what those own who took leave."""
+        loop = asyncio.get_running_loop()
+        while self._writer.is_removing:
+            await loop.run_in_executor(self._writing, self._writer.remove_slice)
+
+    async def command(self, table: str, payload: bytes) -> bytes | Refusal:
+        """See `Store.command`."""
+        loop = asyncio.get_running_loop()
+        done = await loop.run_in_executor(self._writing, self._writer.command, table, payload)
+        self._ring(done)
+        return done.answer
+
+    @property
+    def version(self) -> int:
+        """See `Store.version`."""
+        return self._writer.version
+
+    def changes(self, table: str, *, after: int, limit: int = 1_000) -> list[Change]:
+        """See `Store.changes`."""
+        return self._reading.changes(table, after=after, limit=limit)
+
+    def record(self, table: str, key: str) -> bytes | None:
+        """See `Store.record`."""
+        return self._reading.record(table, key)
+
+    def records(
+        self, table: str, prefix: str, *, after: str = "", limit: int = 1_000
+    ) -> list[tuple[str, bytes]]:
+        """See `Store.records`."""
+        return self._reading.records(table, prefix, after=after, limit=limit)
 
     def _begin_checkpoint(self) -> None:
         if self._checkpoint is None and self._writer.checkpoint_due():
@@ -134,6 +179,12 @@ class SqliteStore:
     async def count(self, wanted: Sequence[Filter], *, upto: Seq, now: int, veil: Veil | None = None) -> int:
         """See `Store.count`."""
         return await self._reading.count(wanted, upto=upto, now=now, veil=veil)
+
+    def items(
+        self, wanted: Filter, *, upto: Seq, now: int, veil: Veil | None = None
+    ) -> AsyncIterator[list[tuple[int, bytes]]]:
+        """See `Store.items`."""
+        return self._reading.items(wanted, upto=upto, now=now, veil=veil)
 
     async def head(self) -> Seq:
         """See `Store.head`."""

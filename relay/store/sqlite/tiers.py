@@ -133,6 +133,25 @@ class Tiers:
             (listed,),
         ).fetchall()
 
+    def newest(self, h: int, high: int, at_once: int) -> tuple[list[int], int]:
+        """Return ts of a hash's newest postings up to `high`, and the lowest ts down to which that is all.
+
+        At most `at_once` of each tier; the lowest is 0 when nothing is left below.
+        """
+        low, found = 0, []
+        for tier in TIERS:
+            part = [
+                ts
+                for (ts,) in self._connection.execute(
+                    f"SELECT ts FROM {tier} WHERE h = ? AND ts BETWEEN 0 AND ? ORDER BY ts DESC LIMIT ?",
+                    (h, high, at_once),
+                )
+            ]
+            if len(part) == at_once:
+                low = max(low, part[-1])
+            found += part
+        return [ts for ts in found if ts >= low], low
+
     def delete(self, postings: Sequence[tuple[int, int]]) -> None:
         """Delete (h, ts) wherever they are: for the few hashes whose postings must be exact."""
         for tier in range(3):

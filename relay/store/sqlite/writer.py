@@ -4,22 +4,29 @@ Which process that is, and that there is only one, is decided above.
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from relay.nostr.event import MAX_CREATED_AT
-from relay.store.api import MAX_SEQ, Outcome, Seq, Stored, StoreError
+from relay.nostr.event import MAX_CREATED_AT, Event, decode
+from relay.nostr.reasons import Refusal
+from relay.store.api import MAX_SEQ, Outcome, Ruling, Seq, Stored, StoreError, Table
+from relay.store.records import Tables
+from relay.store.sqlite.farewells import Farewells
 from relay.store.sqlite.postings import (
     AUTHOR,
     ID,
     SEQ_BITS,
     SEQ_MASK,
+    Hashes,
     Prepared,
     PreparedRemoval,
+    prepare,
     unpack_hashes,
 )
+from relay.store.sqlite.records import RecordReading, WrittenRecords
 from relay.store.sqlite.schema import failures_as_store_errors, hash_key, open_for_writing
 from relay.store.sqlite.statements import insert_rows, numbers
 from relay.store.sqlite.tiers import TOMBSTONE, Posting, Tiers, Tuning
@@ -36,7 +43,7 @@ _T = TypeVar("_T")
 class Committed(NamedTuple):
     """What one transaction did."""
 
-    outcomes: list[Outcome]
+    outcomes: list[Outcome | Refusal]
     """One per prepared write, in order."""
     rows: tuple[Stored, ...]
     """The live rows it left, in order of seq."""
@@ -44,6 +51,8 @@ class Committed(NamedTuple):
     """The head before it."""
     upto: Seq
     """The head after it; equal to `after` when nothing new was stored."""
+    answer: bytes | Refusal = b""
+    """A command's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,11 +64,16 @@ class _Row:
     created_at: int
     address: int | None
     owners: bytes | None
+    tables: str
+    """The names of the tables that judged it, joined by spaces."""
     seq: int | None
     """None: it came with this batch."""
 
+    def all_owners(self) -> list[bytes]:
+        return [self.author] if self.owners is None else self.owners.split()
+
     def is_owned_by(self, key: bytes) -> bool:
-        return key == self.author if self.owners is None else key in self.owners.split()
+        return key in self.all_owners()
 
 
 @dataclass(slots=True)
@@ -74,12 +88,16 @@ class _Known:
     """Id → the keys that removed it, whether or not they may."""
     until: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Hash of an address → (number of its tombstone, until)."""
+    looked_up: set[int] = field(default_factory=set)
+    """The hashes that were looked for."""
 
 
 class _Batch:
     """Decides, in memory and in order, what each write of a batch does to what is known."""
 
-    def __init__(self, known: _Known, tombstones: int) -> None:
+    def __init__(self, writer: "SqliteWriter", known: _Known, tombstones: int, now: int) -> None:
+        self._writer = writer
+        self._now = now
         self._known = known
         self.tombstones = tombstones
         """The number of the newest tombstone."""
@@ -92,38 +110,83 @@ class _Batch:
         self.tombstone_postings: list[Posting] = []
         self.extended: dict[int, int] = {}
         """Number of an older address tombstone → its new until."""
+        self.farewells: dict[bytes, int] = {}
+        """Owner → the time up to which all that it owns goes."""
+        self._gone_seqs: set[int] = set()
 
-    def write(self, prepared: Prepared) -> Outcome:
+    def write(self, prepared: Prepared) -> Outcome | Refusal:
         """Say what becomes of the write."""
-        outcome = self._keep(prepared)
+        outcome, rulings = self._keep(prepared)
         if outcome in (Outcome.STORED, Outcome.DUPLICATE):
             for removal in prepared[7]:
                 self._remove(removal)
+        for ruling in rulings:
+            self.follow(ruling, live=prepared[8])
         return outcome
 
-    def _keep(self, prepared: Prepared) -> Outcome:
-        json, created_at, _, _, address, _, owners, _, _, _ = prepared
-        row = _Row(json[ID], json[AUTHOR], created_at, address, owners, None)
+    def follow(self, ruling: Ruling, *, live: bool) -> None:
+        """Do what a table decided."""
+        if ruling.removals:
+            self._learn([self._writer.hashes.id(id_) for id_ in ruling.removals])
+            for id_ in ruling.removals:
+                if (struck := self._known.rows.get(id_.encode())) is not None:
+                    self._forget(struck)
+        for further in ruling.also:
+            prepared = prepare(replace(further, live=live, tables=()), self._writer.hashes)
+            self._learn(_named([prepared]))
+            self.write(prepared)
+
+    def _learn(self, hashes: Iterable[int]) -> None:
+        """Look up what the batch did not name itself; what it removed stays removed."""
+        self._writer.look_up(hashes, self._known, self._gone_seqs)
+
+    def _keep(self, prepared: Prepared) -> tuple[Outcome | Refusal, tuple[Ruling, ...]]:
+        json, created_at, _, _, address, _, owners, _, _, _, tables = prepared
+        row = _Row(json[ID], json[AUTHOR], created_at, address, owners, tables, None)
         if row.id in self._known.rows:
-            return Outcome.DUPLICATE
+            return Outcome.DUPLICATE, ()
         if any(row.is_owned_by(key) for key in self._known.barred.get(row.id, ())):
-            return Outcome.DELETED
+            return Outcome.DELETED, ()
+        if (self.farewells or self._writer.farewells) and self._is_left(row):
+            return Outcome.DELETED, ()
+        holder = None
         if address is not None:
             if address in self._known.until and created_at <= self._known.until[address][1]:
-                return Outcome.DELETED
+                return Outcome.DELETED, ()
             holder = self._known.holders.get(address)
-            if holder is not None:
-                # NIP-01: the newer stays; on equal created_at the lowest id.
-                if (-holder.created_at, holder.id) < (-created_at, row.id):
-                    return Outcome.SUPERSEDED
-                self._forget(holder)
+            # NIP-01: the newer stays; on equal created_at the lowest id.
+            if holder is not None and (-holder.created_at, holder.id) < (-created_at, row.id):
+                return Outcome.SUPERSEDED, ()
+        rulings: tuple[Ruling, ...] = ()
+        if tables:
+            judged = self._writer.judge(tables, decode(json), self._now)
+            if isinstance(judged, Refusal):
+                return judged, ()
+            rulings = judged
+        if holder is not None:
+            self._forget(holder)
+        if address is not None:
             self._known.holders[address] = row
         self._known.rows[row.id] = row
         self.fresh[row.id] = row, prepared
-        return Outcome.STORED
+        return Outcome.STORED, rulings
+
+    def _is_left(self, row: _Row) -> bool:
+        """Say whether an owner of the event took leave at its time or later."""
+        return any(
+            row.created_at <= max(self.farewells.get(owner, -1), self._writer.farewells.until(owner))
+            for owner in row.all_owners()
+        )
 
     def _remove(self, removal: PreparedRemoval) -> None:
         hash_, target, by, until = removal
+        if not target and by is not None:
+            # What is stored goes in slices, after this transaction.
+            self.farewells[by] = max(until, self.farewells.get(by, -1))
+            for owned in list(self._known.rows.values()):
+                if owned.created_at <= until and owned.is_owned_by(by):
+                    self._forget(owned)
+            return
         if by is not None:
             barred = self._known.barred.setdefault(target, set())
             if by not in barred:
@@ -155,25 +218,65 @@ class _Batch:
         if row.address is not None:
             del self._known.holders[row.address]
         if row.seq is None:
-            del self.fresh[row.id]
+            _, prepared = self.fresh.pop(row.id)
+            if row.tables:
+                self._writer.tell(row.tables, decode(prepared[0]))
         else:
             self.gone.append(row)
+            self._gone_seqs.add(row.seq)
+            if row.tables:
+                self._writer.tell(row.tables, self._writer.event(row.seq))
+
+
+def _named(batch: Iterable[Prepared]) -> set[int]:
+    """Return the hashes under which all that a batch names is found."""
+    wanted: set[int] = set()
+    for _, _, _, id_, address, _, _, removals, _, _, _ in batch:
+        wanted.add(id_)
+        if address is not None:
+            wanted.add(address)
+        wanted.update(hash_ for hash_, target, _, _ in removals if target)
+    return wanted
 
 
 class SqliteWriter:
     """Commits prepared writes. All methods from one thread at a time, except `checkpoint` (any)."""
 
-    def __init__(self, path: Path, tuning: Tuning = Tuning()) -> None:  # noqa: B008  # frozen
-        """Open or create the database and migrate it. Raises StoreTooNew, StoreError."""
+    def __init__(
+        self,
+        path: Path,
+        tuning: Tuning = Tuning(),  # noqa: B008  # frozen
+        *,
+        tables: Iterable[Table] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Open or create the database and migrate it. Raises StoreTooNew, StoreError.
+
+        `now` is what tables are told, in unix seconds.
+        """
         self._path = path
         self._connection = open_for_writing(path, cache_mib=_CACHE_MIB)
         with failures_as_store_errors(f"cannot read {path}"):
             self.key = hash_key(self._connection)
             """The database's hash key, for `Hashes`."""
             self._tiers = Tiers(self._connection, tuning)
+            self.hashes = Hashes(self.key)
+            self._tables = Tables(tables)
+            self._now = now
+            self._records = {
+                name: WrittenRecords(self._connection, table, self._next_version)
+                for name, table in self._tables.all.items()
+            }
+            self._version = self._committed_version = RecordReading(self._ask).version()
+            self._any_judged = bool(self._connection.execute("SELECT 1 FROM judged LIMIT 1").fetchall())
+            self.farewells = Farewells(self._connection, self.hashes)
+            """Who took leave, and until when."""
             self._head = Seq(self._last("event"))
             self._tombstones = self._last("tombstone")
             self._log = WriteAheadLog(path)
+
+    def _ask(self, question: str, *values: object) -> list[tuple[object, ...]]:
+        return self._connection.execute(question, values).fetchall()
 
     def _last(self, table: str) -> int:
         found = self._connection.execute(
@@ -186,15 +289,45 @@ class SqliteWriter:
         """The seq of the newest commit."""
         return self._head
 
+    @property
+    def version(self) -> int:
+        """The number of the last change to a followed table."""
+        return self._committed_version
+
+    def _next_version(self) -> int:
+        self._version += 1
+        return self._version
+
+    def _open_records(self, table: Table) -> WrittenRecords:
+        return self._records[table.name]
+
+    # What a batch asks of its writer, inside the transaction
+
+    def judge(self, tables: str, event: Event, now: int) -> tuple[Ruling, ...] | Refusal:
+        """Ask the tables about a new event."""
+        return self._tables.judge(tables.split(), event, self._open_records, now)
+
+    def tell(self, tables: str, event: Event) -> None:
+        """Tell the tables that an event is going."""
+        self._tables.forget(tables.split(), event, self._open_records)
+
+    def event(self, seq: int) -> Event:
+        """Return a stored event."""
+        (json,) = self._connection.execute("SELECT json FROM event WHERE seq = ?", (seq,)).fetchone()
+        return decode(json)
+
     def _in_transaction(self, doing: str, work: Callable[[], _T]) -> _T:
         """Run `work` in one durable transaction. Raises StoreError: then nothing of it is there."""
         saved = self._tiers.save()
+        farewells = self.farewells.save()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             result = work()
             self._connection.execute("COMMIT")
         except BaseException as error:
             self._tiers.restore(saved)
+            self.farewells.restore(farewells)
+            self._version = self._committed_version
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
@@ -213,13 +346,42 @@ class SqliteWriter:
             self._log.finish(self._connection)
         after = self._head
         committed, tombstones = self._in_transaction("write to", lambda: self._write(batch, after))
-        self._head, self._tombstones = committed.upto, tombstones
+        self._done(committed, tombstones)
         return committed
 
+    def command(self, table: str, payload: bytes) -> Committed:
+        """Have a table carry out a command, durably; its answer is in what is returned. Raises StoreError."""
+        after = self._head
+
+        def carry_out() -> tuple[Committed, int]:
+            decided = _Batch(self, _Known(), self._tombstones, int(self._now()))
+            ruling = self._tables.command(table, payload, self._open_records, int(self._now()))
+            if isinstance(ruling, Refusal):
+                return Committed([], (), after, after, ruling), self._tombstones
+            decided.follow(ruling, live=True)
+            rows, upto = self._carry_out(decided, after)
+            return Committed([], rows, after, upto, ruling.answer), decided.tombstones
+
+        committed, tombstones = self._in_transaction("write to", carry_out)
+        self._done(committed, tombstones)
+        return committed
+
+    def _done(self, committed: Committed, tombstones: int) -> None:
+        self._head, self._tombstones = committed.upto, tombstones
+        self._committed_version = self._version
+
     def _write(self, batch: Sequence[Prepared], after: Seq) -> tuple[Committed, int]:
-        decided = _Batch(self._look_up(batch), self._tombstones)
+        known = _Known()
+        self.look_up(_named(batch), known, ())
+        decided = _Batch(self, known, self._tombstones, int(self._now()))
         outcomes = [decided.write(prepared) for prepared in batch]
+        rows, upto = self._carry_out(decided, after)
+        return Committed(outcomes, rows, after, upto), decided.tombstones
+
+    def _carry_out(self, decided: _Batch, after: Seq) -> tuple[tuple[Stored, ...], Seq]:
+        """Write what was decided; return the live rows and the new head."""
         self._forget(decided.gone)
+        self.farewells.add(decided.farewells)
         self._bury(decided)
         postings, rows, upto = self._store(decided, after)
         postings += decided.tombstone_postings
@@ -227,23 +389,18 @@ class SqliteWriter:
             self._tiers.insert(postings)
         if postings or decided.gone:
             self._tiers.tidy(len(postings))
-        return Committed(outcomes, rows, after, upto), decided.tombstones
+        return rows, upto
 
-    def _look_up(self, batch: Sequence[Prepared]) -> _Known:
-        """Read everything that is stored about what the batch names."""
-        wanted = {prepared[3] for prepared in batch}
-        wanted.update(prepared[4] for prepared in batch if prepared[4] is not None)
-        wanted.update(removal[0] for prepared in batch for removal in prepared[7])
+    def look_up(self, hashes: Iterable[int], known: _Known, gone: Container[int]) -> None:
+        """Add to `known` everything that is stored under these hashes, but for the seqs in `gone`."""
+        wanted = set(hashes) - known.looked_up
+        known.looked_up |= wanted
         found = self._tiers.find(sorted(wanted))
-        known = _Known()
         if not found:
-            return known
-        rows = self._connection.execute(
-            "SELECT substr(json, 8, 64), substr(json, 84, 64), created_at, address, owners, seq FROM event "
-            "WHERE seq IN (SELECT value FROM json_each(?))",
-            (numbers(ts & SEQ_MASK for _, ts in found if ts >= 0),),
-        )
-        for row in (_Row(*values) for values in rows):
+            return
+        for row in self._rows(ts & SEQ_MASK for _, ts in found if ts >= 0):
+            if row.seq in gone or row.id in known.rows:
+                continue
             known.rows[row.id] = row
             if row.address is not None:
                 known.holders[row.address] = row
@@ -256,7 +413,16 @@ class SqliteWriter:
                 known.until[numbered[n]] = n, until
             else:
                 known.barred.setdefault(target, set()).add(by)
-        return known
+
+    def _rows(self, seqs: Iterable[int]) -> list[_Row]:
+        """Return those of the events that are stored."""
+        judged = ("coalesce(tables, '')", "LEFT JOIN judged USING (seq)") if self._any_judged else ("''", "")
+        rows = self._connection.execute(
+            "SELECT substr(json, 8, 64), substr(json, 84, 64), created_at, address, owners, "
+            f"{judged[0]}, seq FROM event {judged[1]} WHERE seq IN (SELECT value FROM json_each(?))",
+            (numbers(seqs),),
+        )
+        return [_Row(*values) for values in rows]
 
     def _forget(self, rows: Sequence[_Row]) -> None:
         """Remove stored events. Their postings are purged later, but no address keeps a dead holder."""
@@ -274,6 +440,10 @@ class SqliteWriter:
         self._connection.execute(
             "DELETE FROM event WHERE seq IN (SELECT value FROM json_each(?))", (numbers(seqs),)
         )
+        if self._any_judged:
+            self._connection.execute(
+                "DELETE FROM judged WHERE seq IN (SELECT value FROM json_each(?))", (numbers(seqs),)
+            )
 
     def _bury(self, decided: _Batch) -> None:
         insert_rows(self._connection, "INSERT INTO tombstone(n, target, by, until)", decided.new_tombstones)
@@ -286,9 +456,12 @@ class SqliteWriter:
         events: list[tuple[object, ...]] = []
         postings: list[Posting] = []
         rows: list[Stored] = []
+        judged: list[tuple[object, ...]] = []
         for _, prepared in decided.fresh.values():
-            json, created_at, kind, _, address, expires_at, owners, _, live, packed = prepared
+            json, created_at, kind, _, address, expires_at, owners, _, live, packed, tables = prepared
             seq = Seq(seq + 1)
+            if tables:
+                judged.append((seq, tables))
             events.append((seq, created_at, expires_at, live, address, owners, packed, json))
             ts = created_at << SEQ_BITS | seq
             postings += [(h, ts, kind) for h in unpack_hashes(packed)]
@@ -299,6 +472,9 @@ class SqliteWriter:
             "INSERT INTO event(seq, created_at, expires_at, live, address, owners, postings, json)",
             events,
         )
+        if judged:
+            insert_rows(self._connection, "INSERT INTO judged(seq, tables)", judged)
+            self._any_judged = True
         return postings, tuple(rows), seq
 
     def sweep(self, now: int) -> int:
@@ -306,19 +482,48 @@ class SqliteWriter:
 
         def remove_some() -> int:
             expired = self._connection.execute(
-                "SELECT substr(json, 8, 64), substr(json, 84, 64), created_at, address, owners, seq "
-                "FROM event WHERE expires_at <= ? ORDER BY expires_at LIMIT ?",
+                "SELECT seq FROM event WHERE expires_at <= ? ORDER BY expires_at LIMIT ?",
                 (now, _SWEPT_AT_ONCE),
             ).fetchall()
-            self._forget([_Row(*values) for values in expired])
-            if expired:
-                self._tiers.tidy(0)
-            return len(expired)
+            return self._remove_stored(self._rows(seq for (seq,) in expired))
 
-        return self._in_transaction("sweep", remove_some)
+        removed = self._in_transaction("sweep", remove_some)
+        self._committed_version = self._version
+        return removed
+
+    def _remove_stored(self, rows: Sequence[_Row]) -> int:
+        """Remove stored events outside of a batch; how many."""
+        for row in rows:
+            if row.tables and row.seq is not None:
+                self.tell(row.tables, self.event(row.seq))
+        self._forget(rows)
+        if rows:
+            self._tiers.tidy(0)
+        return len(rows)
+
+    @property
+    def is_removing(self) -> bool:
+        """Whether events of somebody who took leave may still be stored."""
+        return self.farewells.unfinished
+
+    def remove_slice(self) -> None:
+        """Remove some of the events of somebody who took leave."""
+
+        def remove_some() -> None:
+            owner, until, seqs = self.farewells.next_slice(self._tiers)
+            self._remove_stored(
+                [row for row in self._rows(seqs) if row.created_at <= until and row.is_owned_by(owner)]
+            )
+
+        if self.is_removing:
+            self._in_transaction("remove from", remove_some)
+            self._committed_version = self._version
 
     def tidy(self) -> bool:
         """Move one slice of the tiers, for when the writer is idle; whether more is due."""
+        if self.is_removing:  # since before the last stop
+            self.remove_slice()
+            return True
         with failures_as_store_errors(f"cannot read {self._path}"):
             if not self._tiers.is_tidying_due():
                 return False

@@ -1,0 +1,125 @@
+"""Asking tables inside a write transaction: what one decides takes effect whole, or not at all."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import structlog
+
+from relay.nostr.event import Event
+from relay.nostr.reasons import Prefix, Refusal
+from relay.store.api import KEEP, Records, Ruling, Table
+
+log = structlog.get_logger(__name__)
+
+_FAILED = Refusal(Prefix.ERROR, "the relay could not judge this event")
+_NO_SUCH_TABLE = Refusal(Prefix.ERROR, "the relay does not keep what this event needs")
+
+OpenRecords = Callable[[Table], Records]
+"""Gives the records of a table as the transaction has them so far."""
+
+
+class Tables:
+    """The tables of one store, by name."""
+
+    def __init__(self, tables: Iterable[Table]) -> None:
+        """Raises ValueError when two have one name."""
+        self._by_name: dict[str, Table] = {}
+        for table in tables:
+            if table.name in self._by_name:
+                raise ValueError(f"two tables are named {table.name}")
+            self._by_name[table.name] = table
+
+    def judge(
+        self, names: Sequence[str], event: Event, opened: OpenRecords, now: int
+    ) -> tuple[Ruling, ...] | Refusal:
+        """Ask each table in order; after a Refusal the records are as they were."""
+        drafts: list[Draft] = []
+        rulings: list[Ruling] = []
+        for name in names:
+            table = self._by_name.get(name)
+            if table is None:
+                log.error("an event names a table that is not there", table=name, kind=event.kind)
+                return _NO_SUCH_TABLE
+            draft = Draft(opened(table))
+            try:
+                ruling = table.judge(event, draft, now)
+            except Exception:
+                # A mistake of ours must not keep the other events of the batch out.
+                log.exception("a table failed; the event is refused", table=name, event_id=event.id[:8])
+                return _FAILED
+            if isinstance(ruling, Refusal):
+                return ruling
+            drafts.append(draft)
+            rulings.append(ruling)
+        for draft in drafts:
+            draft.apply()
+        return tuple(ruling for ruling in rulings if ruling is not KEEP)
+
+    def forget(self, names: Sequence[str], event: Event, opened: OpenRecords) -> None:
+        """Tell the tables that an event is gone; one that is not kept any more is not told."""
+        for name in names:
+            table = self._by_name.get(name)
+            if table is None or table.forget is None:
+                continue
+            draft = Draft(opened(table))
+            try:
+                table.forget(event, draft)
+            except Exception:
+                # The event goes all the same; its table may count it from now on.
+                log.exception("a table could not forget an event", table=name, event_id=event.id[:8])
+            else:
+                draft.apply()
+
+    def command(self, name: str, payload: bytes, opened: OpenRecords, now: int) -> Ruling | Refusal:
+        """Have a table carry out a command. Raises KeyError for a table that takes none."""
+        table = self._by_name[name]
+        if table.command is None:
+            raise KeyError(name)
+        draft = Draft(opened(table))
+        ruling = table.command(payload, draft, now)
+        if not isinstance(ruling, Refusal):
+            draft.apply()
+        return ruling
+
+    @property
+    def all(self) -> Mapping[str, Table]:
+        """The tables by name."""
+        return self._by_name
+
+
+class Draft:
+    """`Records` over others: changes stay here until they are applied."""
+
+    def __init__(self, below: Records) -> None:
+        self._below = below
+        self._changed: dict[str, bytes | None] = {}
+
+    def get(self, key: str) -> bytes | None:
+        """See `Records.get`."""
+        return self._changed[key] if key in self._changed else self._below.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        """See `Records.put`."""
+        self._changed[key] = value
+
+    def delete(self, key: str) -> None:
+        """See `Records.delete`."""
+        self._changed[key] = None
+
+    def within(self, prefix: str, *, after: str = "", limit: int = 1_000) -> list[tuple[str, bytes]]:
+        """See `Records.within`."""
+        ours = {key: value for key, value in self._changed.items() if key.startswith(prefix) and key > after}
+        if not ours:
+            return self._below.within(prefix, after=after, limit=limit)
+        # Of those below, at most as many as we have changed may drop out.
+        below = self._below.within(prefix, after=after, limit=limit + len(ours))
+        merged = dict(below) | ours
+        kept = [(key, value) for key in sorted(merged) if (value := merged[key]) is not None]
+        return kept[:limit]
+
+    def apply(self) -> None:
+        """Make the changes below."""
+        for key, value in self._changed.items():
+            if value is None:
+                self._below.delete(key)
+            else:
+                self._below.put(key, value)

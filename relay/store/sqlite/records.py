@@ -1,0 +1,82 @@
+"""The records of tables, in one table of the database; changes of followed ones are numbered.
+
+A deleted record of a followed table stays as a NULL, so that who follows hears of the deletion.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+
+from relay.store.api import Change, Table
+
+_UPSERT = "INSERT OR REPLACE INTO record(tab, key, value, version) VALUES (?, ?, ?, ?)"
+_GET = "SELECT value FROM record WHERE tab = ? AND key = ?"
+_WITHIN = (
+    "SELECT key, value FROM record WHERE tab = ? AND key > ? AND key >= ? AND key < ? "
+    "AND value IS NOT NULL ORDER BY key LIMIT ?"
+)
+_CHANGES = "SELECT key, value, version FROM record WHERE tab = ? AND version > ? ORDER BY version LIMIT ?"
+_VERSION = "SELECT max(version) FROM record WHERE version IS NOT NULL"
+# The last code point: keys hold ids, keys and names, never this.
+_BEYOND = "\U0010ffff"
+
+Ask = Callable[..., Sequence[tuple[object, ...]]]
+"""(statement, *values) → all rows."""
+
+
+class RecordReading:
+    """Reading records over one connection."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def version(self) -> int:
+        """Return the number of the last change to a followed table."""
+        return self._ask(_VERSION)[0][0] or 0  # type: ignore[return-value]  # an INTEGER
+
+    def record(self, table: str, key: str) -> bytes | None:
+        """See `Store.record`."""
+        found = self._ask(_GET, table, key)
+        return found[0][0] if found else None  # type: ignore[return-value]  # a BLOB
+
+    def records(
+        self, table: str, prefix: str, *, after: str = "", limit: int = 1_000
+    ) -> list[tuple[str, bytes]]:
+        """See `Store.records`."""
+        return list(self._ask(_WITHIN, table, after, prefix, prefix + _BEYOND, limit))  # type: ignore[arg-type]
+
+    def changes(self, table: str, *, after: int, limit: int = 1_000) -> list[Change]:
+        """See `Store.changes`."""
+        return [Change(*row) for row in self._ask(_CHANGES, table, after, limit)]  # type: ignore[arg-type]
+
+
+class WrittenRecords:
+    """The records of one table, inside the writer's transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, table: Table, number: Callable[[], int]) -> None:
+        """`number` gives the next version."""
+        self._connection = connection
+        self._table = table
+        self._number = number
+        self._reading = RecordReading(
+            lambda question, *values: connection.execute(question, values).fetchall()
+        )
+
+    def get(self, key: str) -> bytes | None:
+        """See `Records.get`."""
+        return self._reading.record(self._table.name, key)
+
+    def put(self, key: str, value: bytes) -> None:
+        """See `Records.put`."""
+        version = self._number() if self._table.followed else None
+        self._connection.execute(_UPSERT, (self._table.name, key, value, version))
+
+    def delete(self, key: str) -> None:
+        """See `Records.delete`."""
+        if not self._table.followed:
+            self._connection.execute("DELETE FROM record WHERE tab = ? AND key = ?", (self._table.name, key))
+        elif self.get(key) is not None:
+            self._connection.execute(_UPSERT, (self._table.name, key, None, self._number()))
+
+    def within(self, prefix: str, *, after: str = "", limit: int = 1_000) -> list[tuple[str, bytes]]:
+        """See `Records.within`."""
+        return self._reading.records(self._table.name, prefix, after=after, limit=limit)
