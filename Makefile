@@ -45,7 +45,7 @@ coverage: $(INSTALLED_TEST)
 	$(BIN)/coverage run -m pytest -q tests/nostr
 	$(BIN)/coverage report --include='relay/nostr/*' --skip-covered --fail-under=100
 
-## bench: the project's own benchmark; ARGS="--help" for its options
+## bench: the project's own benchmark, about five minutes; ARGS="--help" for its options
 bench: $(INSTALLED_TEST)
 	$(BIN)/python -m benchmarks $(ARGS)
 

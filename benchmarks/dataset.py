@@ -8,7 +8,7 @@ import bisect
 import json
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -173,14 +173,20 @@ class Writer:
 
 def drafts(size: int) -> Iterator[Draft]:
     """Yield the events of a set in order of time. Equal sizes give equal events."""
-    chance = random.Random(_SEED)
-    crowd, writer = Crowd(chance), Writer(chance)
     step = SECONDS // size
     if not step:
         raise ValueError(f"at most {SECONDS} events")
+    chance = random.Random(_SEED)
+    return written(
+        (NEWEST - SECONDS + number * step + chance.randrange(step) for number in range(size)), chance
+    )
+
+
+def written(times: Iterable[int], chance: random.Random) -> Iterator[Draft]:
+    """Yield what the crowd writes at these times, which rise."""
+    crowd, writer = Crowd(chance), Writer(chance)
     notes: list[Draft] = []
-    for number in range(size):
-        created_at = NEWEST - SECONDS + number * step + chance.randrange(step)
+    for created_at in times:
         author = crowd.author()
         kind, tags, content = _write(chance, crowd, writer, author, notes)
         id_ = compute_id(pubkeys()[author], created_at, kind, tags, content)

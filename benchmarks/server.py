@@ -12,6 +12,7 @@ from time import perf_counter, process_time
 
 ROOT = Path(__file__).parent.parent
 CONFIG = Path(__file__).parent / "relay.toml"
+DATABASE = "torv.sqlite3"
 STOP_SECONDS = 60
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -24,6 +25,13 @@ class Relay:
     pid: int
     """Of the process all others descend from."""
     data: Path
+    began: float
+    """When it was started, by perf_counter."""
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of the database's write-ahead log; it never shrinks while the relay runs."""
+        return sum(path.stat().st_size for path in self.data.glob("*-wal"))
 
 
 def torv(*arguments: str) -> list[str]:
@@ -44,31 +52,31 @@ def fresh_data() -> Iterator[Path]:
 
 
 @contextmanager
-def serve(config: Path) -> Iterator[Relay]:
-    """Run `torv serve` on a fresh data folder; stop it at the end."""
-    with fresh_data() as data, (data.parent.with_suffix(".log")).open("w+b") as log:
-        command = torv("serve", "--config", str(config), "--data", str(data), "--port", "0")
-        try:
-            with subprocess.Popen(
-                command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=log
-            ) as process:
-                try:
-                    assert process.stdout is not None
-                    url = process.stdout.readline().decode().strip()
-                    if not url.startswith("ws"):
-                        log.seek(0)
-                        raise RuntimeError(f"torv serve did not start: {log.read().decode()}")
-                    yield Relay(url, process.pid, data)
-                finally:
-                    process.terminate()
-                    process.wait(STOP_SECONDS)
-        finally:
-            os.unlink(log.name)
+def serve(config: Path, data: Path, *, workers: int = 0) -> Iterator[Relay]:
+    """Run `torv serve` on a data folder, made if missing; stop it at the end. `workers` 0: the default."""
+    command = torv("serve", "--config", str(config), "--data", str(data), "--port", "0")
+    if workers:
+        command += ["--workers", str(workers)]
+    with tempfile.TemporaryFile() as log:
+        began = perf_counter()
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=log
+        ) as process:
+            try:
+                assert process.stdout is not None
+                url = process.stdout.readline().decode().strip()
+                if not url.startswith("ws"):
+                    log.seek(0)
+                    raise RuntimeError(f"torv serve did not start: {log.read().decode()}")
+                yield Relay(url, process.pid, data, began)
+            finally:
+                process.terminate()
+                process.wait(STOP_SECONDS)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a tree of processes has used so far."""
+    """What one process or several have used so far."""
 
     cpu_seconds: float
     anonymous_bytes: int
@@ -78,25 +86,35 @@ class Usage:
 
 def usage(pid: int) -> Usage:
     """Read what a process and all its descendants use."""
-    ticks = anonymous = resident = 0
-    for member in _tree(pid):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            fields = Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-            for line in Path(f"/proc/{member}/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    anonymous += int(line.split()[1]) * 1024
-                elif line.startswith("VmRSS:"):
-                    resident += int(line.split()[1]) * 1024
-    return Usage(ticks / _TICKS, anonymous, resident)
+    found = [usage_of(member) for member in tree(pid)]
+    return Usage(
+        sum(one.cpu_seconds for one in found),
+        sum(one.anonymous_bytes for one in found),
+        sum(one.resident_bytes for one in found),
+    )
 
 
-def _tree(pid: int) -> list[int]:
+def usage_of(pid: int) -> Usage:
+    """Read what one process uses; nothing, if it has ended."""
+    memory = {"RssAnon": 0, "VmRSS": 0}
+    ticks = 0
+    with suppress(FileNotFoundError, ProcessLookupError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks = int(fields[11]) + int(fields[12])
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            name = line.split(":", 1)[0]
+            if name in memory:
+                memory[name] = int(line.split()[1]) * 1024
+    return Usage(ticks / _TICKS, memory["RssAnon"], memory["VmRSS"])
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
     found = [pid]
     with suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                found += _tree(int(child))
+                found += tree(int(child))
     return found
 
 

@@ -17,9 +17,9 @@ READ_BYTES = 262_144
 PATIENCE_SECONDS = 60.0
 """A relay that says nothing for so long has failed."""
 
-# An empty ping. The bytes may also stand in a frame's length: a pong too many does no harm.
-_PING = b"\x89\x00"
-_PONG = b"\x8a\x80" + bytes(4)
+# An empty ping, and its answer. The bytes may also stand in a frame's length: a pong too many does no harm.
+PING = b"\x89\x00"
+PONG = b"\x8a\x80" + bytes(4)
 
 
 class RelayFailed(Exception):
@@ -85,12 +85,12 @@ class Peer:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def ask(self, request: bytes, end: bytes) -> bytes:
-        """Send one message and read, blocking, until `end` has come and a frame is complete."""
+    def ask(self, request: bytes, *ends: bytes) -> bytes:
+        """Send one message and read, blocking, until one of `ends` has come and a frame is complete."""
         self.socket.settimeout(PATIENCE_SECONDS)
         self.socket.sendall(frame(request))
         received = b""
-        while end not in received or not _is_whole(received):
+        while not any(end in received for end in ends) or not _is_whole(received):
             received += self._read_some()
         return received
 
@@ -206,8 +206,8 @@ class Loop:
                     if events & select.EPOLLOUT:
                         peer.flush()
                     if events & ~select.EPOLLOUT and (data := peer.receive()):
-                        if _PING in data:
-                            peer.send(_PONG)
+                        if PING in data:
+                            peer.send(PONG)
                         on_data(peer, data)
 
     def _await_room(self) -> None:

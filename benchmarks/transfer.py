@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
+from benchmarks.results import Result
 from benchmarks.server import ROOT, Spent, environment, fresh_data, machine_cpu_seconds, torv
 from benchmarks.sockets import RelayFailed
-from benchmarks.workloads import Result
 from relay.nostr.event import Event, encode
 
 

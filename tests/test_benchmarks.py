@@ -8,8 +8,12 @@ from pathlib import Path
 
 from benchmarks import questions
 from benchmarks.dataset import DataSet, drafts, load
+from benchmarks.filler import FIRST, prolific, unsigned
+from benchmarks.goals import GOALS
+from benchmarks.report import Row, merge
+from benchmarks.soak import growths
 from benchmarks.sockets import Tally, payloads
-from relay.nostr.event import check_event
+from relay.nostr.event import check_event, decode, has_right_id
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,35 +74,103 @@ def test_frames_of_all_lengths_are_told_apart() -> None:
     assert list(payloads(b"".join(head + body for head, body in zip(heads, bodies, strict=True)))) == bodies
 
 
-def test_a_small_run_measures_everything_and_every_answer_is_right(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "--json", "-", "--cache", str(tmp_path)]
-    sizes = ["--events", "400", "--asks", "60", "--subscribers", "4", "--notes", "20", "--idle", "10"]
-    sizes += ["--seconds", "1"]
-
-    done = subprocess.run([*command, *sizes], cwd=ROOT, capture_output=True, text=True, timeout=300)
-
+def run(*arguments: str, cache: Path) -> str:
+    command = [sys.executable, "-m", "benchmarks", "--cache", str(cache), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return done.stdout
+
+
+def test_a_small_run_measures_everything_and_every_answer_is_right(tmp_path: Path) -> None:
+    sizes = ["--events", "400", "--asks", "60", "--subscribers", "4", "--notes", "20", "--idle", "10"]
+    sizes += ["--seconds", "1", "--large", "2000"]
+    written = tmp_path / "table.md"
+
+    (found,) = json.loads(run("--json", "-", "--markdown", str(written), *sizes, cache=tmp_path))
+
     assert found["events"] == 400
     assert found["limit"]["all_cores"] > 0
-    rows = [(row["name"].strip(), row["method"]) for row in found["rows"]]
-    assert rows[:5] == [
-        ("ingest events", "1 connection"),
-        ("ingest events", "8 connections"),
-        ("ingest events", "64 connections"),
-        ("known duplicates", "64 connections"),
-        ("answer REQs, mixed", "1 connection"),
+    rows = {row["key"]: row for row in found["rows"]}
+    expected = ["ingest/1", "ingest/8", "ingest/64", "duplicates", "disk", "single", "log"]
+    expected += ["query/1", *(f"query/{name}" for name in questions.NAMES), "query/16", "count"]
+    expected += ["latency/4", "live/4/all", "live/4/authors", "idle", "import", "large/start"]
+    expected += ["large/query/1", *(f"large/query/{name}" for name in questions.NAMES), "large/query/16"]
+    expected += ["large/count", "pages", "large/worst", "large/ingest"]
+    assert rows.keys() == set(expected)
+    assert all(row["figure"] > 0 for row in rows.values())
+    assert rows["pages"]["method"] == "limit 500, slowest page"
+    assert rows["pages"]["name"] == "page back through 400"
+    table = [line for line in written.read_text().splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(rows)
+
+
+def test_growth_is_measured_at_each_size_and_drawn(tmp_path: Path) -> None:
+    run("--only", "growth", "--sizes", "600,1200", "--plots", str(tmp_path), cache=tmp_path)
+
+    found = json.loads((tmp_path / "growth.json").read_text())
+    assert [point["events"] for point in found["points"]] == [600, 1200]
+    for point in found["points"]:
+        assert set(questions.NAMES) <= point["p50_ms"].keys()
+        assert point["writer_us"] > 0
+        assert 500 < point["disk_bytes_each"] < 10_000
+    assert (tmp_path / "growth.svg").read_text().startswith("<?xml")
+
+
+def test_soaking_watches_every_process_and_is_drawn(tmp_path: Path) -> None:
+    options = ["--minutes", "0.1", "--large", "600", "--workers", "2"]
+
+    run("--only", "soak", *options, "--plots", str(tmp_path), cache=tmp_path)
+
+    found = json.loads((tmp_path / "soak.json").read_text())
+    assert sorted(name.split()[0] for name in found["processes"]) == [
+        "supervisor",
+        "worker",
+        "worker",
+        "writer",
     ]
-    assert rows[-6:] == [
-        ("answer COUNTs", "1 connection"),
-        ("live latency", "4 subscribers, 50 notes a second"),
-        ("deliver live", "4 subscribers, all notes"),
-        ("deliver live", "4 subscribers, 200 authors each"),
-        ("open connections", "10 with one subscription"),
-        ("import events", "one file"),
-    ]
-    assert all(row["of_all_cores"] > 0 for row in found["rows"] if row["name"] != "live latency")
-    assert all(row["p50_ms"] > 0 for row in found["rows"] if row["name"] == "live latency")
+    assert found["done"]["events"] > 200
+    assert found["done"]["mistakes"] > 2
+    assert len(found["growths"]) == 4
+    assert (tmp_path / "soak.svg").read_text().startswith("<?xml")
+
+
+def test_steady_memory_does_not_grow() -> None:
+    spike = [100, 100, 100, 400, 100, 100]
+
+    assert growths(spike * 6) == [0, 0, 0, 0]
+
+
+def test_memory_that_grows_after_the_first_window_is_told() -> None:
+    windows = [10, 100, 100, 101, 101, 111.1]
+
+    found = growths([value for value in windows for _ in range(60)])
+
+    assert [round(growth, 6) for growth in found] == [0, 0.01, 0, 0.1]
+
+
+def test_medians_of_runs_are_reported() -> None:
+    found = [(30.0, 1.0), (10.0, 3.0), (20.0, 2.0)]
+    runs = [[Row("single", "one at a time", "1", figure, "/s", p99_ms=p99)] for figure, p99 in found]
+
+    (merged,) = merge(runs)
+
+    assert (merged.figure, merged.p99_ms, merged.runs) == (20, 2, (30, 10, 20))
+
+
+def test_goals_that_are_rates_follow_the_machine_and_others_do_not() -> None:
+    assert GOALS["single"].scaled(19_400) == 750
+    assert GOALS["ingest/8"].scaled(10_000) == 3_300
+    assert GOALS["disk"].scaled(19_400) == 1_500
+    assert GOALS["disk"].is_reached(1_400, 19_400)
+    assert not GOALS["single"].is_reached(700, 19_400)
+
+
+def test_filling_events_have_right_ids_and_a_fifth_is_by_one_author() -> None:
+    events = [decode(json) for json in unsigned(50)]
+
+    assert all(has_right_id(event) for event in events)
+    assert sum(event.pubkey == prolific() for event in events) == 10
+    assert [event.created_at - FIRST for event in events[:3]] == [0, 20, 40]
 
 
 def test_an_empty_set_survives_nothing() -> None:
