@@ -4,10 +4,12 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
 from relay.engine.admission import Admission
+from relay.engine.boundary import whole_seconds
 from relay.engine.feature import Feature, Gate, Handler, Origin, VeilRule
 from relay.engine.index import SubscriptionIndex
 from relay.engine.intake import Arrival, Intake, Reply
@@ -102,15 +104,18 @@ class Relay:
     async def stored(self, subscription: Subscription) -> AsyncIterator[list[Stored]]:
         """Yield what is stored up to the line, newest first, ties by lowest id, each event once.
 
-        The line must have been drawn. Raises StoreError.
+        A limit's last second is sent whole; the end sets `subscription.is_complete` (NIP-67). The line
+        must have been drawn. Raises StoreError.
         """
-        wanted = [f for f in subscription.filters if f.limit != 0 and not f.is_empty]
-        if not wanted:
-            return
+        meant = [f for f in subscription.filters if not f.is_empty]
+        wanted = [f for f in meant if f.limit != 0]
         now, veil = self.now(), self.veil(subscription.reader.origin)
-        scans = [self.store.scan(f, upto=subscription.line, now=now, veil=veil) for f in wanted]
-        async for page in merge(scans):
+        scan = partial(self.store.scan, upto=subscription.line, now=now, veil=veil)
+        ends: list[bool] = []
+        async for page in merge([whole_seconds(scan, f, ends.append) for f in wanted]):
             yield page
+        # A limit of 0 asks for nothing that is stored, so nobody has looked.
+        subscription.is_complete = all(ends) if len(wanted) == len(meant) else None
 
     def close(self, subscription: Subscription) -> None:
         """Forget an opened subscription."""

@@ -51,7 +51,17 @@ class Reader(Protocol):
 class Subscription:
     """A client's open REQ."""
 
-    __slots__ = ("_buffer", "_buffered_bytes", "filters", "line", "live", "name", "prefix", "reader")
+    __slots__ = (
+        "_buffer",
+        "_buffered_bytes",
+        "filters",
+        "is_complete",
+        "line",
+        "live",
+        "name",
+        "prefix",
+        "reader",
+    )
 
     def __init__(self, name: str, filters: Sequence[Filter], reader: Reader) -> None:
         self.name = name
@@ -61,6 +71,8 @@ class Subscription:
         """What stands before the event in this subscription's EVENT messages."""
         self.line = Seq(0)
         """Stored events have seq ≤ line, live ones seq > line."""
+        self.is_complete: bool | None = None
+        """Whether all that is stored and matches was sent; None as long as nobody knows."""
         self.live = False
         self._buffer: list[LiveEvent] | None = None
         self._buffered_bytes = 0

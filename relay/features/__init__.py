@@ -4,7 +4,21 @@ from collections.abc import Callable, Sequence
 
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
-from relay.features import nip01, nip04, nip09, nip11, nip13, nip17, nip40, nip42, nip45, nip59, nip65, nip70
+from relay.features import (
+    nip01,
+    nip04,
+    nip09,
+    nip11,
+    nip13,
+    nip17,
+    nip40,
+    nip42,
+    nip45,
+    nip59,
+    nip65,
+    nip67,
+    nip70,
+)
 
 ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     nip01.feature,
@@ -17,6 +31,7 @@ ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     nip45.feature,
     nip59.feature,
     nip65.feature,
+    nip67.feature,
     nip70.feature,
 )
 """In the order in which their rules and effects apply."""

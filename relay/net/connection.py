@@ -51,6 +51,9 @@ _TOO_SLOW = str(Refusal(Prefix.ERROR, "too slow: you are not reading what you su
 _FAILED = str(Refusal(Prefix.ERROR, "the relay could not read its database; try again later"))
 _BINARY = str(invalid("binary frames have no meaning here; send JSON text"))
 
+# NIP-67.
+_HINTS: dict[bool | None, tuple[str, ...]] = {True: ("finish",), False: ("more",), None: ()}
+
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 _Question = tuple[type[Req] | type[Count], str]
 """A REQ and a COUNT may bear one name."""
@@ -337,7 +340,8 @@ class Connection:
             self._end(subscription, _FAILED)
             return
         self._board.add(Counter.STORED_SENT, rows)
-        frames.append(text_frame(encode_relay_message(Eose(subscription.name))))
+        hints = _HINTS[subscription.is_complete]
+        frames.append(text_frame(encode_relay_message(Eose(subscription.name, hints))))
         frames.append(live_frames(prefix, subscription.go_live()))
         self._outbox.push(b"".join(frames), subscription)
 

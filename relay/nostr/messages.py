@@ -1,4 +1,4 @@
-"""Messages between client and relay, both ways (NIP-01, 42, 45, 77).
+"""Messages between client and relay, both ways (NIP-01, 42, 45, 67, 77).
 
 Parsing is strict and total: any bytes give a message or an `InvalidMessage` that holds the answer
 the protocol wants for it (OK, CLOSED, NEG-ERR or NOTICE).
@@ -101,9 +101,11 @@ class Ok:
 
 @dataclass(frozen=True, slots=True)
 class Eose:
-    """`["EOSE", subscription]`: all stored events were sent."""
+    """`["EOSE", subscription, hints]`: all stored events that are to come were sent."""
 
     subscription: str
+    hints: tuple[str, ...] = ()
+    """NIP-67: `finish` (that was everything) or `more`; where there are none, nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +286,8 @@ def encode_relay_message(message: RelayMessage) -> bytes:
     match message:
         case Ok(event_id, accepted, reason):
             return orjson.dumps(["OK", event_id, accepted, reason])
-        case Eose(name):
-            return orjson.dumps(["EOSE", name])
+        case Eose(name, hints):
+            return orjson.dumps(["EOSE", name, hints] if hints else ["EOSE", name])
         case Closed(name, reason):
             return orjson.dumps(["CLOSED", name, reason])
         case Notice(text):
@@ -341,6 +343,8 @@ def parse_relay_message(text: bytes) -> RelayMessage:
     match value:
         case ["OK", str(id_), bool(accepted), *rest]:
             return Ok(id_, accepted, rest[0] if rest and type(rest[0]) is str else "")
+        case ["EOSE", str(name), [*hints], *_]:
+            return Eose(name, tuple(hint for hint in hints if type(hint) is str))
         case ["EOSE", str(name), *_]:
             return Eose(name)
         case ["CLOSED", str(name), *rest]:

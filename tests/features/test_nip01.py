@@ -29,7 +29,7 @@ async def test_a_published_event_is_found_as_it_was(client: Client) -> None:
         "content": "hello\n\0",
         "sig": published.sig,
     }
-    assert answers[1] == ["EOSE", "all"]
+    assert answers[1] == ["EOSE", "all", ["finish"]]
 
 
 async def test_a_duplicate_gets_true(client: Client) -> None:

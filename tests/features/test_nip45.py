@@ -67,4 +67,4 @@ async def test_a_count_does_not_disturb_a_subscription_of_any_name(client: Clien
 
     answers = [await client.receive(), await client.receive()]
 
-    assert sorted(answers) == [["COUNT", "x", {"count": 0}], ["EOSE", "COUNT x"]]
+    assert sorted(answers) == [["COUNT", "x", {"count": 0}], ["EOSE", "COUNT x", ["finish"]]]

@@ -64,7 +64,7 @@ async def _pump(session: Session) -> None:
         match message:
             case ["EVENT", name, event] if name in session.live:
                 session.live[name].put_nowait(event)
-            case ["EOSE", name] if name in session.live:
+            case ["EOSE", name, *_] if name in session.live:
                 session.live[name].put_nowait(None)
 
 

@@ -210,7 +210,7 @@ class Client:
     async def subscribe(self, name: str, *filters: Filter) -> list[str]:
         """Open a subscription; return the contents of the stored events."""
         answers = await self.request("REQ", name, *filters)
-        assert answers[-1] == ["EOSE", name], answers[-1]
+        assert answers[-1][:2] == ["EOSE", name], answers[-1]
         return [answer[2]["content"] for answer in answers[:-1]]
 
     async def find(self, *filters: Filter) -> list[str]:

@@ -147,7 +147,7 @@ async def test_a_replaced_subscription_sends_nothing_more_and_its_eose_comes_onc
 
     heard = await client.heard()
     assert events_of(heard) == [("s", "bob")]
-    assert heard[1:] == [["EOSE", "s"]]
+    assert heard[1:] == [["EOSE", "s", ["finish"]]]
     await client.publish(note(ALICE, "alice again"))
     assert await client.heard() == []
 
@@ -272,7 +272,7 @@ async def test_a_subscription_that_gathers_too_much_before_eose_is_ended(
     store.may_read.set()
     await turns()
 
-    assert await client.heard() == [["CLOSED", "all", TOO_SLOW], ["EOSE", "bob"]]
+    assert await client.heard() == [["CLOSED", "all", TOO_SLOW], ["EOSE", "bob", ["finish"]]]
     assert len(house.relay.index) == 1
     assert await client.count({}) == 8
 
@@ -328,7 +328,7 @@ async def test_the_stored_part_is_read_no_faster_than_it_is_taken(house: House, 
     await turns()
     heard = await client.heard()
     assert len(events_of(heard)) == 200
-    assert heard[-1] == ["EOSE", "s"]
+    assert heard[-1] == ["EOSE", "s", ["finish"]]
 
 
 async def test_answers_that_go_out_together_are_one_write(house: House, client: Client) -> None:

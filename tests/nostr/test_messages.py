@@ -469,6 +469,7 @@ def test_any_bytes_are_read_or_answered_by_both_sides(text: bytes) -> None:
         (Ok("ab", True, ""), b'["OK","ab",true,""]'),
         (Ok("ab", False, 'pow: "26"'), b'["OK","ab",false,"pow: \\"26\\""]'),
         (Eose("s"), b'["EOSE","s"]'),
+        (Eose("s", ("finish",)), b'["EOSE","s",["finish"]]'),
         (Closed('s"', "error: x"), b'["CLOSED","s\\"","error: x"]'),
         (Notice("☕"), '["NOTICE","☕"]'.encode()),
         (Challenge("c"), b'["AUTH","c"]'),
@@ -511,7 +512,9 @@ def test_delivered_event_may_be_spliced() -> None:
     [
         (b'["OK","ab",true]', Ok("ab", True, "")),
         (b'["OK","ab",true,null]', Ok("ab", True, "")),
-        (b'["EOSE","s",["finish"]]', Eose("s")),
+        (b'["EOSE","s",["finish","of tomorrow",1,null]]', Eose("s", ("finish", "of tomorrow"))),
+        (b'["EOSE","s",[]]', Eose("s")),
+        (b'["EOSE","s","finish"]', Eose("s")),
         (b'["CLOSED","s"]', Closed("s", "")),
         (b'["CLOSED","s",1]', Closed("s", "")),
         (b'["COUNT","q",{"count":7,"approximate":true}]', Counted("q", 7)),

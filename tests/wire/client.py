@@ -78,7 +78,7 @@ class Wire:
                 case ["EVENT", of, event]:
                     assert of == name
                     stored.append(event)
-                case ["EOSE", of]:
+                case ["EOSE", of, *_]:
                     assert of == name
                     return stored
                 case ["CLOSED", of, reason]:

@@ -153,7 +153,7 @@ async def test_a_subscriber_that_does_not_read_loses_its_subscription_and_is_tol
         assert arrived == list(range(1, len(arrived) + 1))
         assert len(arrived) < sent
         # Neither the connection nor its next subscription suffers.
-        assert len(await slow.subscribe({"authors": [key.public], "limit": 1})) == 1
+        assert await slow.subscribe({"authors": [key.public], "limit": 1}) != []
 
 
 async def test_a_socket_that_takes_nothing_is_cut(torv_serve: TorvServe) -> None:
