@@ -88,7 +88,7 @@ def failures_as_store_errors(doing: str) -> Iterator[None]:
 def connect(path: Path, *, cache_mib: int) -> sqlite3.Connection:
     """Open a connection in autocommit mode; it may be used by one thread at a time."""
     connection = sqlite3.connect(
-        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=512
     )
     connection.execute(f"PRAGMA cache_size = {-1024 * cache_mib}")
     # Debian's SQLite zeroes freed pages by writing them; FAST zeroes what is written anyway.

@@ -29,7 +29,7 @@ from relay.store.sqlite.postings import (
 from relay.store.sqlite.records import RecordReading, WrittenRecords
 from relay.store.sqlite.schema import failures_as_store_errors, hash_key, open_for_writing
 from relay.store.sqlite.statements import insert_rows, numbers
-from relay.store.sqlite.tiers import TOMBSTONE, Posting, Tiers, Tuning
+from relay.store.sqlite.tiers import TOMBSTONE, Postings, Tiers, Tuning
 from relay.store.sqlite.wal import WriteAheadLog
 
 __all__ = ["Committed", "SqliteWriter", "Tuning"]
@@ -107,7 +107,7 @@ class _Batch:
         """Stored events to remove."""
         self.new_tombstones: list[tuple[int, bytes, bytes | None, int]] = []
         """(n, target, by, until)."""
-        self.tombstone_postings: list[Posting] = []
+        self.tombstone_postings: list[Postings] = []
         self.extended: dict[int, int] = {}
         """Number of an older address tombstone → its new until."""
         self.farewells: dict[bytes, int] = {}
@@ -210,7 +210,7 @@ class _Batch:
     def _bury(self, hash_: int, target: bytes, by: bytes | None, until: int) -> int:
         self.tombstones += 1
         self.new_tombstones.append((self.tombstones, target, by, until))
-        self.tombstone_postings.append((hash_, -self.tombstones, TOMBSTONE))
+        self.tombstone_postings.append(((hash_,), -self.tombstones, TOMBSTONE))
         return self.tombstones
 
     def _forget(self, row: _Row) -> None:
@@ -388,7 +388,7 @@ class SqliteWriter:
         if postings:
             self._tiers.insert(postings)
         if postings or decided.gone:
-            self._tiers.tidy(len(postings))
+            self._tiers.tidy(sum([len(hashes) for hashes, _, _ in postings]))
         return rows, upto
 
     def look_up(self, hashes: Iterable[int], known: _Known, gone: Container[int]) -> None:
@@ -446,15 +446,15 @@ class SqliteWriter:
             )
 
     def _bury(self, decided: _Batch) -> None:
-        insert_rows(self._connection, "INSERT INTO tombstone(n, target, by, until)", decided.new_tombstones)
+        insert_rows(self._connection, "tombstone(n, target, by, until)", decided.new_tombstones)
         for n, until in decided.extended.items():
             self._connection.execute("UPDATE tombstone SET until = ? WHERE n = ?", (until, n))
 
-    def _store(self, decided: _Batch, after: Seq) -> tuple[list[Posting], tuple[Stored, ...], Seq]:
+    def _store(self, decided: _Batch, after: Seq) -> tuple[list[Postings], tuple[Stored, ...], Seq]:
         """Append the batch's events to the log; return their postings, the live rows and the new head."""
         seq = after
         events: list[tuple[object, ...]] = []
-        postings: list[Posting] = []
+        postings: list[Postings] = []
         rows: list[Stored] = []
         judged: list[tuple[object, ...]] = []
         for _, prepared in decided.fresh.values():
@@ -463,17 +463,16 @@ class SqliteWriter:
             if tables:
                 judged.append((seq, tables))
             events.append((seq, created_at, expires_at, live, address, owners, packed, json))
-            ts = created_at << SEQ_BITS | seq
-            postings += [(h, ts, kind) for h in unpack_hashes(packed)]
+            postings.append((unpack_hashes(packed), created_at << SEQ_BITS | seq, kind))
             if live:
                 rows.append(Stored(seq, created_at, json))
         insert_rows(
             self._connection,
-            "INSERT INTO event(seq, created_at, expires_at, live, address, owners, postings, json)",
+            "event(seq, created_at, expires_at, live, address, owners, postings, json)",
             events,
         )
         if judged:
-            insert_rows(self._connection, "INSERT INTO judged(seq, tables)", judged)
+            insert_rows(self._connection, "judged(seq, tables)", judged)
             self._any_judged = True
         return postings, tuple(rows), seq
 
