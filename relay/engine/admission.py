@@ -1,20 +1,28 @@
 """What an event passes on its way in: rules, signature, rules, effects."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
 
 import structlog
 
-from relay.engine.feature import Effect, Feature, Origin, Rule
+from relay.engine.feature import Effect, Feature, OfKinds, Origin, Part, Rule
 from relay.nostr.event import Event, encode
 from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Write
 
 log = structlog.get_logger(__name__)
 
-Part = TypeVar("Part")
-
 _UNJUDGED = Refusal(Prefix.ERROR, "the relay could not judge this event")
+
+
+class _Path(NamedTuple):
+    """What events of one kind meet."""
+
+    before: tuple[Rule, ...]
+    after: tuple[Rule, ...]
+    effects: tuple[Effect, ...]
 
 
 class Admission:
@@ -25,17 +33,16 @@ class Admission:
     """
 
     def __init__(self, features: Sequence[Feature]) -> None:
-        self._before: tuple[Rule, ...] = _joined(feature.before_signature for feature in features)
-        self._after: tuple[Rule, ...] = _joined(feature.after_signature for feature in features)
-        self._effects: tuple[Effect, ...] = _joined(feature.effects for feature in features)
+        self._features = tuple(features)
+        self._path = lru_cache(maxsize=1_024)(self._path_of)
 
     def before_signature(self, event: Event, origin: Origin, now: int) -> Refusal | None:
         """Return the first refusal of the cheap rules."""
-        return _first_refusal(self._before, event, origin, now)
+        return _first_refusal(self._path(event.kind).before, event, origin, now)
 
     def after_signature(self, event: Event, origin: Origin, now: int) -> Refusal | None:
         """Return the first refusal of the rules that trust the author."""
-        return _first_refusal(self._after, event, origin, now)
+        return _first_refusal(self._path(event.kind).after, event, origin, now)
 
     def effects(self, event: Event, json: bytes | None = None, *, live: bool = True) -> Write:
         """Say what storing this event means, by every enabled NIP.
@@ -43,9 +50,16 @@ class Admission:
         `json` is the event's canonical JSON where the caller has it already.
         """
         write = Write(event, encode(event) if json is None else json, live=live)
-        for effect in self._effects:
+        for effect in self._path(event.kind).effects:
             write = effect(write)
         return write
+
+    def _path_of(self, kind: int) -> _Path:
+        return _Path(
+            _concerning(kind, (feature.before_signature for feature in self._features)),
+            _concerning(kind, (feature.after_signature for feature in self._features)),
+            _concerning(kind, (feature.effects for feature in self._features)),
+        )
 
 
 def _first_refusal(rules: tuple[Rule, ...], event: Event, origin: Origin, now: int) -> Refusal | None:
@@ -61,5 +75,11 @@ def _first_refusal(rules: tuple[Rule, ...], event: Event, origin: Origin, now: i
     return None
 
 
-def _joined(parts: Iterable[tuple[Part, ...]]) -> tuple[Part, ...]:
-    return tuple(item for part in parts for item in part)
+def _concerning(kind: int, parts: Iterable[tuple[Part | OfKinds[Part], ...]]) -> tuple[Part, ...]:
+    found: list[Part] = []
+    for part in chain.from_iterable(parts):
+        if not isinstance(part, OfKinds):
+            found.append(part)
+        elif part.concerns(kind):
+            found.append(part.part)
+    return tuple(found)

@@ -6,7 +6,7 @@ over its settings; there is no module state, so several relays fit in one proces
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from relay.engine.limits import Spend, unlimited
 from relay.nostr.event import Event, PubKey
@@ -49,6 +49,18 @@ Gate = Callable[[Filter, Origin], Filter | Refusal]
 
 Effect = Callable[[Write], Write]
 """Adds address, expiry, owners or removals to a Write."""
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, slots=True)
+class OfKinds(Generic[Part]):
+    """A rule or an effect that events of other kinds never meet: most kinds then meet few."""
+
+    concerns: Callable[[int], bool]
+    """Whether it is for events of this kind; always the same answer."""
+    part: Part
+
 
 Handler = Callable[[ClientMessage, Conversation, int], Iterable[RelayMessage]]
 """(message, conversation, now) → answers. For messages that are not the core's own."""
@@ -111,13 +123,13 @@ class Feature:
     title: str
     nip: int | None = None
     """None for a policy without a NIP number."""
-    before_signature: tuple[Rule, ...] = ()
+    before_signature: tuple[Rule | OfKinds[Rule], ...] = ()
     """Cheap rules; may trust only the event's shape and the origin, for anybody can name a pubkey."""
-    after_signature: tuple[Rule, ...] = ()
+    after_signature: tuple[Rule | OfKinds[Rule], ...] = ()
     """Rules that may trust event.pubkey."""
     gates: tuple[Gate, ...] = ()
     veils: tuple[VeilRule, ...] = ()
-    effects: tuple[Effect, ...] = ()
+    effects: tuple[Effect | OfKinds[Effect], ...] = ()
     lapses: tuple[Callable[[Event, int], bool], ...] = ()
     """(event, now in unix seconds) → whether it may no longer be shown, though it was admitted."""
     handlers: Mapping[type[ClientMessage], Handler] = field(default_factory=dict)

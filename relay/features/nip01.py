@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 from relay.config import RelayConfig
-from relay.engine.feature import Context, Feature
+from relay.engine.feature import Context, Feature, OfKinds
+from relay.nostr import kinds
 from relay.store.api import Write
 
 
 def set_address(write: Write) -> Write:
     """Let the event replace the older holder of its address."""
-    address = write.event.address
-    return write if address is None else replace(write, address=address)
+    return replace(write, address=write.event.address)
 
 
 def feature(config: RelayConfig, context: Context) -> Feature:
@@ -18,7 +18,7 @@ def feature(config: RelayConfig, context: Context) -> Feature:
     return Feature(
         title="Basic protocol flow",
         nip=1,
-        effects=(set_address,),
+        effects=(OfKinds(kinds.is_replaceable, set_address),),
         limitation={
             "max_message_length": limits.max_message_bytes,
             "max_subscriptions": limits.max_subscriptions,

@@ -7,7 +7,7 @@ on deletion requests. What was deleted stays deleted; a newer version of a delet
 from dataclasses import replace
 
 from relay.config import RelayConfig
-from relay.engine.feature import Context, Feature
+from relay.engine.feature import Context, Feature, OfKinds
 from relay.nostr import kinds
 from relay.nostr.event import EventId
 from relay.nostr.tags import HEX_64, parse_address
@@ -17,8 +17,6 @@ from relay.store.api import Removal, RemoveAddress, RemoveEvent, Write
 def remove_targets(write: Write) -> Write:
     """Turn the tags of a deletion request into removals; others' and malformed targets are passed over."""
     event = write.event
-    if event.kind != kinds.DELETION:
-        return write
     removals: list[Removal] = []
     for tag in event.tags:
         if len(tag) < 2:
@@ -34,4 +32,6 @@ def remove_targets(write: Write) -> Write:
 
 
 def feature(config: RelayConfig, context: Context) -> Feature:
-    return Feature(title="Event deletion requests", nip=9, effects=(remove_targets,))
+    return Feature(
+        title="Event deletion requests", nip=9, effects=(OfKinds(kinds.DELETION.__eq__, remove_targets),)
+    )

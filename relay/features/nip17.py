@@ -5,7 +5,7 @@ never to be signed: whoever sends one bare has a mistake in the client, and its 
 """
 
 from relay.config import RelayConfig
-from relay.engine.feature import Context, Feature, Origin
+from relay.engine.feature import Context, Feature, OfKinds, Origin
 from relay.nostr import kinds
 from relay.nostr.event import Event
 from relay.nostr.reasons import Prefix, Refusal
@@ -13,12 +13,14 @@ from relay.nostr.reasons import Prefix, Refusal
 _WRAPPED = frozenset({kinds.SEAL, kinds.CHAT_MESSAGE, kinds.FILE_MESSAGE})
 
 
-def refuse_unwrapped(event: Event, origin: Origin, now: int) -> Refusal | None:
+def refuse_unwrapped(event: Event, origin: Origin, now: int) -> Refusal:
     """Refuse what may only travel inside a gift wrap."""
-    if event.kind in _WRAPPED:
-        return Refusal(Prefix.BLOCKED, f"kind {event.kind} is private; send it in a gift wrap (kind 1059)")
-    return None
+    return Refusal(Prefix.BLOCKED, f"kind {event.kind} is private; send it in a gift wrap (kind 1059)")
 
 
 def feature(config: RelayConfig, context: Context) -> Feature:
-    return Feature(title="Private direct messages", nip=17, before_signature=(refuse_unwrapped,))
+    return Feature(
+        title="Private direct messages",
+        nip=17,
+        before_signature=(OfKinds(_WRAPPED.__contains__, refuse_unwrapped),),
+    )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from relay.config import RelayConfig
-from relay.engine.feature import Context, Conversation, Feature, Origin
+from relay.engine.feature import Context, Conversation, Feature, OfKinds, Origin
 from relay.nostr import kinds
 from relay.nostr.event import Event, InvalidEvent, check_event
 from relay.nostr.messages import Auth, ClientMessage, Ok, RelayMessage
@@ -19,11 +19,9 @@ MAX_KEYS = 64
 _CREDENTIALS = frozenset({kinds.CLIENT_AUTH, kinds.BLOSSOM_AUTH, kinds.HTTP_AUTH})
 
 
-def refuse_credentials(event: Event, origin: Origin, now: int) -> Refusal | None:
+def refuse_credentials(event: Event, origin: Origin, now: int) -> Refusal:
     """Refuse to store or pass on what proves a key to one server: others could replay it."""
-    if event.kind in _CREDENTIALS:
-        return Refusal(Prefix.BLOCKED, f"kind {event.kind} is for one server's eyes, not for publishing")
-    return None
+    return Refusal(Prefix.BLOCKED, f"kind {event.kind} is for one server's eyes, not for publishing")
 
 
 def refuse_proof(event: Event, challenge: str, url: str, now: int) -> Refusal | None:
@@ -71,7 +69,7 @@ def feature(config: RelayConfig, context: Context) -> Feature:
     return Feature(
         title="Authentication of clients to relays",
         nip=42,
-        before_signature=(refuse_credentials,),
+        before_signature=(OfKinds(_CREDENTIALS.__contains__, refuse_credentials),),
         handlers={Auth: authenticate},
         limitation={"auth_required": False},
     )

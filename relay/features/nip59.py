@@ -6,7 +6,7 @@ NIP-17 messages travel in them: who gets how many is private too, so COUNT is ve
 from dataclasses import replace
 
 from relay.config import RelayConfig
-from relay.engine.feature import Context, Feature, Origin, Rule, VeilRule
+from relay.engine.feature import Context, Feature, OfKinds, Origin, Rule, VeilRule
 from relay.engine.limits import Rate, Spend, counted_as
 from relay.nostr import kinds
 from relay.nostr.event import Event, PubKey
@@ -25,8 +25,6 @@ def is_receiver(event: Event, origin: Origin) -> bool:
 def give_to_receivers(write: Write) -> Write:
     """Let the receivers delete a wrap: its author's key was made for it alone and is thrown away."""
     event = write.event
-    if event.kind != kinds.GIFT_WRAP:
-        return write
     receivers = (PubKey(value) for value in values(event.tags, "p") if HEX_64(value))
     return replace(write, owners=tuple(dict.fromkeys((event.pubkey, *receivers))))
 
@@ -39,7 +37,7 @@ def limited(rate: Rate, spend: Spend) -> Rule:
     """
 
     def refuse_too_many(event: Event, origin: Origin, now: int) -> Refusal | None:
-        if event.kind not in _WRAPS or origin.exempt:
+        if origin.exempt:
             return None
         whose = "key" if origin.authenticated else "address"
         for sender in origin.authenticated or (counted_as(origin.address),):
@@ -57,7 +55,9 @@ def feature(config: RelayConfig, context: Context) -> Feature:
     return Feature(
         title="Gift wrap",
         nip=59,
-        before_signature=(limited(rate, context.spend),) if rate.per_minute else (),
+        before_signature=(OfKinds(_WRAPS.__contains__, limited(rate, context.spend)),)
+        if rate.per_minute
+        else (),
         veils=(VeilRule(_WRAPS, is_receiver),),
-        effects=(give_to_receivers,),
+        effects=(OfKinds(kinds.GIFT_WRAP.__eq__, give_to_receivers),),
     )

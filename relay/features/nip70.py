@@ -3,7 +3,7 @@
 import orjson
 
 from relay.config import RelayConfig
-from relay.engine.feature import Context, Feature, Origin
+from relay.engine.feature import Context, Feature, OfKinds, Origin
 from relay.nostr import kinds
 from relay.nostr.event import Event
 from relay.nostr.reasons import Prefix, Refusal
@@ -29,8 +29,6 @@ def refuse_foreign_protected(event: Event, origin: Origin, now: int) -> Refusal 
 def refuse_embedded_protected(event: Event, origin: Origin, now: int) -> Refusal | None:
     """Refuse a repost that carries a protected event in its content, whoever sends it."""
     # "Reposts of protected events MUST NOT embed the reposted event."
-    if event.kind not in _REPOSTS:
-        return None
     try:
         match orjson.loads(event.content):
             case {"tags": [*tags]} if any(type(tag) is list and tag[:1] == ["-"] for tag in tags):
@@ -44,5 +42,5 @@ def feature(config: RelayConfig, context: Context) -> Feature:
     return Feature(
         title="Protected events",
         nip=70,
-        after_signature=(refuse_foreign_protected, refuse_embedded_protected),
+        after_signature=(refuse_foreign_protected, OfKinds(_REPOSTS.__contains__, refuse_embedded_protected)),
     )

@@ -15,14 +15,12 @@ import orjson
 from relay.nostr import kinds
 from relay.nostr.keys import SecretKey, verify
 from relay.nostr.reasons import Refused, invalid
-from relay.nostr.tags import HEX_64, Address, Tags, first_value
+from relay.nostr.tags import Address, Tags, first_value
 
 EventId = NewType("EventId", str)
 """64 lowercase hex digits: sha256 of the NIP-01 serialisation."""
 PubKey = NewType("PubKey", str)
 """64 lowercase hex digits: an x-only secp256k1 key (BIP-340)."""
-
-HEX_128 = re.compile(r"[0-9a-f]{128}").fullmatch
 
 MAX_CREATED_AT = 2**32 - 1
 """The newest created_at that is accepted, in unix seconds: the year 2106; the store packs it in 32 bits."""
@@ -76,9 +74,9 @@ def parse_event(value: object) -> Event:
         id_, pubkey, created_at, kind, tags, content, sig = _fields(value)
     except KeyError as missing:
         raise InvalidEvent(invalid(f"the event has no {missing.args[0]}")) from None
-    if type(id_) is not str or not HEX_64(id_):
+    if not _is_hex(id_, 64):
         raise InvalidEvent(invalid("id must be 64 lowercase hex digits"))
-    if type(pubkey) is not str or not HEX_64(pubkey):
+    if not _is_hex(pubkey, 64):
         raise InvalidEvent(invalid("pubkey must be 64 lowercase hex digits"))
     # `type(x) is int`, for isinstance(True, int) holds.
     if type(created_at) is not int or not 0 <= created_at <= MAX_CREATED_AT:
@@ -87,9 +85,20 @@ def parse_event(value: object) -> Event:
         raise InvalidEvent(invalid("kind must be an integer from 0 to 65535"))
     if type(content) is not str:
         raise InvalidEvent(invalid("content must be a string"))
-    if type(sig) is not str or not HEX_128(sig):
+    if not _is_hex(sig, 128):
         raise InvalidEvent(invalid("sig must be 128 lowercase hex digits"))
     return Event(EventId(id_), PubKey(pubkey), created_at, kind, _parse_tags(tags), content, sig)
+
+
+def _is_hex(value: object, digits: int) -> bool:
+    """Say whether a value is a string of so many lowercase hex digits."""
+    if type(value) is not str or len(value) != digits:
+        return False
+    try:
+        # Half the time of a regular expression. It also reads capitals and spaces, but writes none.
+        return bytes.fromhex(value).hex() == value
+    except ValueError:
+        return False
 
 
 def _parse_tags(tags: object) -> Tags:
@@ -111,7 +120,7 @@ def serialize(pubkey: str, created_at: int, kind: int, tags: Sequence[Sequence[s
     writes them. Raises InvalidEvent for a lone surrogate, which UTF-8 cannot hold.
     """
     try:
-        return orjson.dumps([0, pubkey, created_at, kind, tags, content])
+        return orjson.dumps((0, pubkey, created_at, kind, tags, content))
     except orjson.JSONEncodeError:
         raise InvalidEvent(invalid("text must be valid Unicode")) from None
 
@@ -180,6 +189,5 @@ def encode(event: Event) -> bytes:
 
 def decode(text: bytes) -> Event:
     """Read an event that `encode` wrote; trusts it to be well-formed."""
-    value = orjson.loads(text)
-    value["tags"] = tuple(map(tuple, value["tags"]))
-    return Event(**value)
+    id_, pubkey, created_at, kind, tags, content, sig = orjson.loads(text).values()
+    return Event(id_, pubkey, created_at, kind, tuple(map(tuple, tags)), content, sig)

@@ -52,3 +52,8 @@ def retention(kind: int) -> Retention:
     if kind < 40_000:
         return Retention.ADDRESSABLE
     return Retention.REGULAR
+
+
+def is_replaceable(kind: int) -> bool:
+    """Say whether events of a kind compete for an address, with or without a `d` tag."""
+    return retention(kind) in (Retention.REPLACEABLE, Retention.ADDRESSABLE)

@@ -1,6 +1,7 @@
 """Reading tags, and addresses of replaceable events (NIP-01)."""
 
 import re
+from string import ascii_letters
 from typing import NamedTuple
 
 from relay.nostr.kinds import MAX_KIND, Retention, retention
@@ -10,6 +11,9 @@ Tags = tuple[Tag, ...]
 
 HEX_64 = re.compile(r"[0-9a-f]{64}").fullmatch
 """Match 32 bytes as lowercase hex: the only form of ids and keys that NIP-01 knows."""
+
+LETTERS = frozenset(ascii_letters)
+"""The names of the tags that filters can ask for (NIP-01)."""
 
 # int() would also accept "1_000", " 1" and other scripts' digits.
 _KIND = re.compile(r"(?:0|[1-9][0-9]{0,4})").fullmatch
@@ -65,11 +69,7 @@ def indexed(tags: Tags) -> set[tuple[str, str]]:
 
     NIP-01: only tags named by one letter a-z or A-Z, and only their first value.
     """
-    return {
-        (tag[0], tag[1])
-        for tag in tags
-        if len(tag) > 1 and len(tag[0]) == 1 and tag[0].isascii() and tag[0].isalpha()
-    }
+    return {(tag[0], tag[1]) for tag in tags if len(tag) > 1 and tag[0] in LETTERS}
 
 
 def seconds(text: str) -> int | None:

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from relay.engine.admission import Admission
-from relay.engine.feature import Effect, Feature, Origin, Rule
+from relay.engine.feature import Effect, Feature, OfKinds, Origin, Rule
+from relay.nostr import kinds
 from relay.nostr.event import Event
 from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Write
@@ -63,6 +64,33 @@ def test_effects_apply_in_order() -> None:
     admission = Admission([Feature("a", effects=(effect(1), effect(2))), Feature("b", effects=(effect(3),))])
 
     assert admission.effects(EVENT, b"{}").expires_at == 123
+
+
+def test_parts_for_other_kinds_are_not_met() -> None:
+    seen: list[str] = []
+    admission = Admission(
+        [
+            Feature(
+                "f",
+                before_signature=(
+                    OfKinds(range(2, 9).__contains__, rule("other", seen, refuses=True)),
+                    rule("all", seen),
+                    OfKinds(kinds.NOTE.__eq__, rule("notes", seen)),
+                ),
+                after_signature=(OfKinds(kinds.PROFILE.__eq__, rule("profiles", seen)),),
+                effects=(
+                    OfKinds(kinds.PROFILE.__eq__, effect(1)),
+                    OfKinds(kinds.NOTE.__eq__, effect(2)),
+                    effect(3),
+                ),
+            )
+        ]
+    )
+
+    assert admission.before_signature(EVENT, ORIGIN, NOW) is None
+    assert admission.after_signature(EVENT, ORIGIN, NOW) is None
+    assert seen == ["all", "notes"]
+    assert admission.effects(EVENT, b"{}").expires_at == 23
 
 
 def test_canonical_json_is_made_where_the_caller_has_none() -> None:

@@ -1,6 +1,6 @@
 """How long each kind is kept: every kind there is, by NIP-01's ranges."""
 
-from relay.nostr.kinds import MAX_KIND, Retention, retention
+from relay.nostr.kinds import MAX_KIND, Retention, is_replaceable, retention
 
 REPLACEABLE = {0, 3, *range(10_000, 20_000)}
 EPHEMERAL = set(range(20_000, 30_000))
@@ -18,6 +18,10 @@ def test_every_kind_is_kept_as_nip_01_says() -> None:
     assert kept[Retention.EPHEMERAL] == EPHEMERAL
     assert kept[Retention.ADDRESSABLE] == ADDRESSABLE
     assert kept[Retention.REGULAR] == set(range(65536)) - REPLACEABLE - EPHEMERAL - ADDRESSABLE
+
+
+def test_replaceable_and_addressable_kinds_compete_for_addresses() -> None:
+    assert {kind for kind in range(65536) if is_replaceable(kind)} == REPLACEABLE | ADDRESSABLE
 
 
 def test_kinds_that_nip_01_leaves_unassigned_are_regular() -> None:
