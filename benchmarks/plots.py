@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def draw_soak(
         axes.stackplot(minutes, shares, labels=list(processes), alpha=0.8)
         _label(axes, title, "MB of its own (RssAnon)")
         axes.set_xlabel("minutes")
-        axes.legend(loc="lower right")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
         _save(figure, path)
 
 
@@ -89,9 +89,11 @@ def _label(axes: "Axes", title: str, unit: str, *, logarithmic: bool = False) ->
     axes.set_ylabel(unit)
     if logarithmic:
         axes.set_yscale("log")
-        axes.legend(fontsize=8)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
 
 
 def _save(figure: Figure, path: Path) -> None:
