@@ -16,7 +16,7 @@ from relay.engine.relay import Relay
 from relay.engine.subscription import LiveEvent, Subscription
 from relay.net.board import Board, Bucket, Counter
 from relay.net.eager import begin
-from relay.net.frames import accepted_frame, event_frame, live_frames, text_frame
+from relay.net.frames import accepted_frame, add_stored_frames, live_frames, text_frame
 from relay.net.incoming import Broken
 from relay.net.outbox import Outbox
 from relay.net.session import Answer, NotText, Session
@@ -319,20 +319,17 @@ class Connection:
             self.shut(CloseCode.INTERNAL_ERROR, b"internal error")
 
     async def _send_stored(self, subscription: Subscription) -> None:
-        frames: list[bytes] = []
+        pieces: list[bytes] = []
         size = rows = 0
         prefix = subscription.prefix
         try:
             await self._relay.draw_line(subscription)
             async for page in self._relay.stored(subscription):
-                for row in page:
-                    frame = event_frame(prefix, row.json)
-                    frames.append(frame)
-                    size += len(frame)
+                size += add_stored_frames(pieces, prefix, page)
                 rows += len(page)
                 if size >= CHUNK_BYTES:
-                    self._outbox.push(b"".join(frames), subscription)
-                    frames.clear()
+                    self._outbox.push(b"".join(pieces), subscription)
+                    pieces.clear()
                     size = 0
                     await self._outbox.room()
         except StoreError as error:
@@ -341,9 +338,9 @@ class Connection:
             return
         self._board.add(Counter.STORED_SENT, rows)
         hints = _HINTS[subscription.is_complete]
-        frames.append(text_frame(encode_relay_message(Eose(subscription.name, hints))))
-        frames.append(live_frames(prefix, subscription.go_live()))
-        self._outbox.push(b"".join(frames), subscription)
+        pieces.append(text_frame(encode_relay_message(Eose(subscription.name, hints))))
+        pieces.append(live_frames(prefix, subscription.go_live()))
+        self._outbox.push(b"".join(pieces), subscription)
 
     async def _send_count(self, name: str, filters: list[Filter]) -> None:
         try:

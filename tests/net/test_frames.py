@@ -3,9 +3,9 @@
 import pytest
 
 from relay.engine.subscription import LiveEvent
-from relay.net.frames import accepted_frame, event_frame, live_frames, text_frame
+from relay.net.frames import accepted_frame, add_stored_frames, live_frames, text_frame
 from relay.nostr.messages import Ok, delivered_prefix, encode_relay_message
-from relay.store.api import Seq
+from relay.store.api import Seq, Stored
 from tests.net.house import payloads
 
 LENGTHS = [
@@ -32,11 +32,25 @@ def test_an_event_frame_has_the_shortest_header(length: int, header: str) -> Non
     prefix = delivered_prefix("s")
     json = b"x" * (length - len(prefix) - 1)
 
-    assert event_frame(prefix, json) == bytes.fromhex(header) + prefix + json + b"]"
+    pieces: list[bytes] = []
+
+    size = add_stored_frames(pieces, prefix, [Stored(Seq(1), 0, json)])
+
+    assert b"".join(pieces) == bytes.fromhex(header) + prefix + json + b"]"
+    assert size == length + len(header) // 2
 
 
-def test_an_event_frame_holds_the_whole_message() -> None:
-    assert payloads(event_frame(delivered_prefix('a"b'), b'{"id":"x"}')) == [b'["EVENT","a\\"b",{"id":"x"}]']
+def test_stored_events_are_framed_one_by_one_behind_what_is_there() -> None:
+    rows = [Stored(Seq(1), 0, b'{"id":"x"}'), Stored(Seq(2), 0, b"y" * 200)]
+    pieces = [text_frame(b"before")]
+
+    add_stored_frames(pieces, delivered_prefix('a"b'), rows)
+
+    assert payloads(b"".join(pieces)) == [
+        b"before",
+        b'["EVENT","a\\"b",{"id":"x"}]',
+        b'["EVENT","a\\"b",' + b"y" * 200 + b"]",
+    ]
 
 
 def test_frames_may_be_joined() -> None:
