@@ -36,6 +36,7 @@ class Tail:
         self.mark = Seq(0)
         """All live rows up to here were passed on."""
         self._reading = False
+        self._is_following = True
 
     async def start(self) -> None:
         """Begin at the log's present end."""
@@ -45,6 +46,7 @@ class Tail:
     async def run(self) -> None:
         """Read what bells did not bring, until cancelled."""
         while True:
+            self._rest()
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._rung.wait()
@@ -56,6 +58,18 @@ class Tail:
             except StoreError as error:
                 log.warning("following the log failed; trying again", error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def follow(self) -> None:
+        """Hear of every commit from now on; call it when somebody begins to wait for events."""
+        if not self._is_following:
+            self._is_following = True
+            self._store.follow(True)
+
+    def _rest(self) -> None:
+        # Not at once when the last one leaves: many come, ask, and go.
+        if self._is_following and not self._wanted():
+            self._is_following = False
+            self._store.follow(False)
 
     def _on_bell(self, bell: Bell) -> None:
         if bell.upto <= self.mark:

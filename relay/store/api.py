@@ -258,6 +258,12 @@ class Store(Protocol):
     def listen(self, on_bell: Callable[[Bell], None]) -> None:
         """Call `on_bell` on the event loop after commits, this process's and others'."""
 
+    def follow(self, wanted: bool) -> None:
+        """Say whether bells are wanted; at first they are.
+
+        While they are not, the store may leave them out. A bell makes up for those when they are again.
+        """
+
     async def announce(self, rows: Sequence[bytes]) -> None:
         """Hand ephemeral events (canonical JSON) to every follower, this process's own included.
 

@@ -21,11 +21,16 @@ class Tower(MemoryStore):
         self.failures = 0
         """How many more times the log cannot be read."""
         self.reads = 0
+        self.follows: asyncio.Queue[bool] = asyncio.Queue()
+        """What it was told of following."""
         self.while_reading: Callable[[], None] | None = None
         """Called once, after the first page of the log."""
 
     def listen(self, on_bell: Callable[[Bell], None]) -> None:
         self.ring = on_bell
+
+    def follow(self, wanted: bool) -> None:
+        self.follows.put_nowait(wanted)
 
     async def log(self, *, after: Seq, upto: Seq, now: int) -> AsyncIterator[list[Stored]]:
         self.reads += 1
@@ -188,6 +193,21 @@ async def test_without_listeners_it_reads_nothing(follower: Follower) -> None:
     await follower.tail.catch_up()
 
     assert (follower.got, follower.store.reads, follower.tail.mark) == ([], 0, 4)
+
+
+async def test_without_listeners_it_asks_for_no_bells_until_there_is_one(follower: Follower) -> None:
+    follower.wanted = False
+    running = asyncio.create_task(follower.tail.run())
+    async with asyncio.timeout(20):
+        assert await follower.store.follows.get() is False
+
+        follower.wanted = True
+        follower.tail.follow()
+        follower.tail.follow()
+
+        assert await follower.store.follows.get() is True
+    assert follower.store.follows.empty()
+    running.cancel()
 
 
 async def test_a_failure_half_way_repeats_and_loses_nothing(follower: Follower) -> None:

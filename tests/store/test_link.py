@@ -229,6 +229,33 @@ async def test_every_worker_hears_contiguous_bells_with_all_live_rows(place: Pla
             assert [row for bell in bells for row in bell.rows or ()] == await log(one)
 
 
+async def test_who_follows_nothing_hears_no_bells_and_later_one_for_all_of_them(place: Place) -> None:
+    async with place.worker() as one, place.worker() as other:
+        ear = Ear(one)
+        one.follow(False)
+        await one.sweep(0)  # answered after what was said before
+        await keep(other, write(note(ALICE, "first")))
+        await keep(other, write(note(ALICE, "second")))
+        assert ear.bells == []
+
+        one.follow(True)
+        bells = await ear.head(Seq(2))
+        await keep(other, write(note(ALICE, "third")))
+        bells = await ear.head(Seq(3))
+
+    assert [(bell.after, bell.upto, bell.rows is None) for bell in bells] == [(0, 2, True), (2, 3, False)]
+
+
+async def test_a_new_writer_is_told_that_nothing_is_followed(place: Place) -> None:
+    async with Front.before(place) as front, place.worker(socket_path=front.path) as store:
+        store.follow(False)
+        assert await front.question() == (Say.FOLLOW, False)
+
+        front.cut()
+
+        assert await front.question() == (Say.FOLLOW, False)
+
+
 async def test_batches_of_all_workers_share_commits(place: Place) -> None:
     async with place.worker() as one, place.worker() as other:
         ear = Ear(one)

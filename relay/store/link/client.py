@@ -58,6 +58,7 @@ class WriterLink:
         self._room = asyncio.Event()
         self._upto: Seq | None = None
         """How far bells have rung; None before the first greeting."""
+        self._is_following = True
         self._connecting: asyncio.Task[None] | None = None
         self._failure = "it does not greet"
         """Why the newest attempt to connect failed."""
@@ -131,6 +132,12 @@ class WriterLink:
         else:
             self._stream.send(frame)
 
+    def follow(self, wanted: bool) -> None:
+        """Say whether bells are wanted; when they are again, one makes up for those that were not rung."""
+        self._is_following = wanted
+        if self._stream is not None:
+            self._stream.send(encode(Say.FOLLOW, wanted))
+
     async def close(self) -> None:
         """Wait for the answers that are due, then hang up."""
         self._is_closing = True
@@ -152,6 +159,8 @@ class WriterLink:
         stream.is_greeted = True
         self._stream = stream
         self._greeted.set()
+        if not self._is_following:
+            stream.send(encode(Say.FOLLOW, False))
         for question in self._questions.values():
             if not question.answer.done():
                 stream.send(question.frame)

@@ -46,6 +46,8 @@ class Say(IntEnum):
     """Either way: list of canonical JSON."""
     COMMAND = 8
     """Worker → writer: number, table, payload."""
+    FOLLOW = 9
+    """Worker → writer: whether it wants bells; at first it does."""
 
 
 class FrameTooLong(Exception):

@@ -28,6 +28,9 @@ MAX_PENDING_BYTES = 16 * 2**20
 """Of one worker's uncommitted batches; beyond it the worker is not read from."""
 MAX_PUSH_BYTES = 8 * 2**20
 """Unsent bytes of one worker, beyond which it gets bells without rows and no ephemeral events."""
+SMALL_COMMIT_EVENTS = 16
+SMALL_COMMIT_BYTES = 256 * 2**10
+"""Up to here a commit is done on the event loop: the way to a thread and back costs as much as it does."""
 TICK_SECONDS = 1.0
 """Between sweeps of expired events."""
 HANG_UP_SECONDS = 5.0
@@ -79,6 +82,7 @@ class WriterServer:
         self._commands: deque[_Command] = deque()
         self._removing: list[tuple[list[_Batch], Committed]] = []
         """Committed, and to be answered when all that somebody owned is removed."""
+        self._is_untidy = writer.is_untidy
         self._awake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "writer")
         self._checkpoint_thread = ThreadPoolExecutor(1, "checkpoint")
@@ -144,7 +148,6 @@ class WriterServer:
     # Work
 
     async def _work(self) -> None:
-        untidy = True
         while True:
             self._awake.clear()
             if self._pending or self._sweeps or self._commands or self._removing:
@@ -157,11 +160,11 @@ class WriterServer:
                     await self._remove_slice()
                 if self._sweeps:
                     await self._sweep_slice(self._sweeps[0])
-                untidy = True
+                self._is_untidy = self._writer.is_untidy
             elif self.is_stopping:
                 return
-            elif untidy:
-                untidy = await self._tidy()
+            elif self._is_untidy:
+                self._is_untidy = await self._tidy()
             else:
                 await self._awake.wait()
 
@@ -180,7 +183,13 @@ class WriterServer:
     async def _commit(self, group: list[_Batch]) -> None:
         prepared = [one for batch in group for one in batch.prepared]
         try:
-            done, checkpoint_due = await self._in_thread(lambda: self._commit_in_thread(prepared))
+            if (
+                len(prepared) <= SMALL_COMMIT_EVENTS
+                and sum(batch.size for batch in group) <= SMALL_COMMIT_BYTES
+            ):
+                done, checkpoint_due = self._commit_now(prepared)
+            else:
+                done, checkpoint_due = await self._in_thread(lambda: self._commit_now(prepared))
         except Exception as error:
             if len(group) > 1:
                 # One batch may be at fault, and the others must not fail for it.
@@ -249,7 +258,7 @@ class WriterServer:
             for group, committed in done:
                 self._answer(group, committed)
 
-    def _commit_in_thread(self, prepared: list[Prepared]) -> tuple[Committed, bool]:
+    def _commit_now(self, prepared: list[Prepared]) -> tuple[Committed, bool]:
         return self._writer.commit(prepared), self._writer.checkpoint_due()
 
     def _on_checkpoint(self, done: "asyncio.Future[None]") -> None:
@@ -260,12 +269,14 @@ class WriterServer:
 
     def _ring(self, done: Committed) -> None:
         self._head = done.upto
-        rows = None
-        if sum(len(row.json) for row in done.rows) <= MAX_PUSH_BYTES:
-            rows = [(row.seq, row.created_at, row.json) for row in done.rows]
-        frame = encode(Say.BELL, done.after, done.upto, rows)
+        frame: bytes | None = None
         for worker in self._workers:
-            worker.ring(done.after, done.upto, frame)
+            if not worker.takes_rows:
+                worker.miss(done.after, done.upto)
+                continue
+            if frame is None:
+                frame = _bell(done)
+            worker.send(frame)
 
     async def _sweep_slice(self, sweep: _Sweep) -> None:
         try:
@@ -313,6 +324,13 @@ class WriterServer:
             worker.abort()
 
 
+def _bell(done: Committed) -> bytes:
+    rows = None
+    if sum(len(row.json) for row in done.rows) <= MAX_PUSH_BYTES:
+        rows = [(row.seq, row.created_at, row.json) for row in done.rows]
+    return encode(Say.BELL, done.after, done.upto, rows)
+
+
 class _Worker(FrameStream):
     """A connected worker process."""
 
@@ -321,8 +339,9 @@ class _Worker(FrameStream):
         self._server = server
         self._pending_bytes = 0
         self._is_reading = True
+        self._is_following = True
         self._missed: tuple[Seq, Seq] | None = None
-        """(after, upto) of the bells it was too slow for."""
+        """(after, upto) of the bells it was too slow for, or did not want."""
         self.dropped_ephemeral = 0
         self.closed = asyncio.Event()
 
@@ -344,6 +363,9 @@ class _Worker(FrameStream):
                 if self._pending_bytes > MAX_PENDING_BYTES:
                     self.stop_reading()
                 self._server.enqueue(_Batch(self, number, prepared, size))
+            case (Say.FOLLOW, bool(is_following)):
+                self._is_following = is_following
+                self._make_up()
             case (Say.COMMAND, int(number), str(table), bytes(payload)):
                 self._server.enqueue(_Command(self, number, table, payload))
             case (Say.EPHEMERAL, list(rows)):
@@ -368,12 +390,20 @@ class _Worker(FrameStream):
             self._is_reading = True
             self.transport.resume_reading()
 
-    def ring(self, after: Seq, upto: Seq, frame: bytes) -> None:
-        """Send a bell; if the worker does not keep up, one without rows once it does again."""
-        if self.is_slow:
-            self._missed = (self._missed[0] if self._missed else after, upto)
-        else:
-            self.send(frame)
+    @property
+    def takes_rows(self) -> bool:
+        """Whether it wants bells, and keeps up."""
+        return self._is_following and not self.is_slow
+
+    def miss(self, after: Seq, upto: Seq) -> None:
+        """Leave a bell out; one without rows makes up for it when the worker takes bells again."""
+        self._missed = (self._missed[0] if self._missed else after, upto)
+
+    def _make_up(self) -> None:
+        if self._missed is not None and self.takes_rows:
+            after, upto = self._missed
+            self._missed = None
+            self.send(encode(Say.BELL, after, upto, None))
 
     def tell(self, count: int, frame: bytes) -> None:
         """Send ephemeral events; drop and count them if the worker does not keep up."""
@@ -384,10 +414,7 @@ class _Worker(FrameStream):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._missed is not None:
-            after, upto = self._missed
-            self._missed = None
-            self.send(encode(Say.BELL, after, upto, None))
+        self._make_up()
 
 
 def _listen(path: Path) -> socket.socket:

@@ -70,6 +70,10 @@ class LinkedStore(Reading):
         """See `Store.listen`. Bells are contiguous; one without rows stands for all that were missed."""
         self._followers.on_bell.append(on_bell)
 
+    def follow(self, wanted: bool) -> None:
+        """See `Store.follow`."""
+        self._link.follow(wanted)
+
     async def announce(self, rows: Sequence[bytes]) -> None:
         """See `Store.announce`."""
         if rows:

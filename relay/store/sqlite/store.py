@@ -202,6 +202,9 @@ class SqliteStore:
         """See `Store.listen`."""
         self._on_bell.append(on_bell)
 
+    def follow(self, wanted: bool) -> None:
+        """See `Store.follow`: here a bell costs nothing."""
+
     async def announce(self, rows: Sequence[bytes]) -> None:
         """See `Store.announce`."""
         for hear in self._on_ephemeral:

@@ -518,6 +518,11 @@ class SqliteWriter:
             self._in_transaction("remove from", remove_some)
             self._committed_version = self._version
 
+    @property
+    def is_untidy(self) -> bool:
+        """Whether `tidy` has something to do."""
+        return self.is_removing or self._tiers.is_tidying_due()
+
     def tidy(self) -> bool:
         """Move one slice of the tiers, for when the writer is idle; whether more is due."""
         if self.is_removing:  # since before the last stop
