@@ -96,6 +96,7 @@ class Relay:
     def open(self, subscription: Subscription) -> None:
         """File the subscription: live events gather in its buffer from here on."""
         self.index.add(subscription)
+        self.tail.follow()
 
     async def draw_line(self, subscription: Subscription) -> None:
         """Set where in the log the stored part of an opened subscription ends. Raises StoreError."""
