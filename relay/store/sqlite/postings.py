@@ -52,6 +52,8 @@ AUTHOR = slice(83, 147)
 """Where canonical JSON holds the author, 64 hex digits."""
 
 
+_CACHED = 16_384
+"""Hashes of authors, and of tags, that are kept; 4 MB each at most."""
 _CACHED_CHARS = 80
 """Longer tag values are hashed each time, so that the cache's memory is bounded."""
 
@@ -66,8 +68,11 @@ class Hashes:
         # A copy of it costs 0.2 µs less than a new one with a key.
         self._blank = blake2b(key=key, digest_size=8)
         # Authors and kinds repeat, and so do tags: of follow lists, of threads. A hash costs 0.6 µs.
-        self.author = lru_cache(maxsize=16_384)(self._author)
-        self._short_tag = lru_cache(maxsize=16_384)(self._tag)
+        self.author = lru_cache(maxsize=_CACHED)(self._author)
+        # Not an lru_cache: what that does to its list at every hit took 5 % of a worker's time, for a
+        # follow list has hundreds of tags. This one forgets all when it is full.
+        self._tags: dict[str, dict[str, int]] = {letter: {} for letter in LETTERS}
+        self._room = _CACHED
         self.kind = lru_cache(maxsize=4_096)(self._kind)
         self._kind_of_author = lru_cache(maxsize=4_096)(self._mixed_kind)
         self.everything: int = self._hash(b"*")
@@ -98,10 +103,19 @@ class Hashes:
 
     def tag(self, letter: str, value: str) -> int:
         """Return the hash of a tag as filters ask for it."""
-        return self._short_tag(letter, value) if len(value) <= _CACHED_CHARS else self._tag(letter, value)
+        known = self._tags[letter].get(value)
+        return self._new_tag(letter, value) if known is None else known
 
-    def _tag(self, letter: str, value: str) -> int:
-        return self._hash(b"t" + letter.encode() + value.encode())
+    def _new_tag(self, letter: str, value: str) -> int:
+        hashed = self._hash(b"t" + letter.encode() + value.encode())
+        if len(value) <= _CACHED_CHARS:
+            if not self._room:
+                self._room = _CACHED
+                for known in self._tags.values():
+                    known.clear()
+            self._room -= 1
+            self._tags[letter][value] = hashed
+        return hashed
 
     def address(self, address: Address) -> int:
         """Return the hash of an address, by which its holder and its tombstone are found.
@@ -118,9 +132,10 @@ class Hashes:
         author, kind = self.author(event.pubkey), event.kind
         found = {author, author ^ self._kind_of_author(kind), self.kind(kind), self.everything}
         # As `indexed` has it, but without pairs that would be made for nothing else.
+        tags = self._tags
         for tag in event.tags:
-            if len(tag) > 1 and tag[0] in LETTERS:
-                found.add(self.tag(tag[0], tag[1]))
+            if len(tag) > 1 and (letter := tag[0]) in LETTERS:
+                found.add(tags[letter].get(tag[1]) or self._new_tag(letter, tag[1]))
         return found
 
 
