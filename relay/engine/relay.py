@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 
 from relay.engine.admission import Admission
+from relay.engine.authors import count_authors
 from relay.engine.boundary import whole_seconds
 from relay.engine.feature import Feature, Gate, Handler, Origin, VeilRule
 from relay.engine.index import SubscriptionIndex
@@ -129,6 +130,17 @@ class Relay:
             return 0
         head = await self.store.head()
         return await self.store.count(wanted, upto=head, now=self.now(), veil=self.veil(origin))
+
+    async def registers(self, filters: Sequence[Filter], origin: Origin, count: int) -> bytes | None:
+        """Return the HyperLogLog of who wrote the `count` events that match; None where there is none.
+
+        See `count_authors`. Raises StoreError.
+        """
+        if len(filters) != 1:
+            return None
+        now, veil = self.now(), self.veil(origin)
+        scan = partial(self.store.scan, upto=await self.store.head(), now=now, veil=veil)
+        return await count_authors(scan, filters[0], count)
 
     def veil(self, origin: Origin) -> Veil:
         """Return what this reader may see, as the store asks it."""

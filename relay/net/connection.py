@@ -345,11 +345,12 @@ class Connection:
     async def _send_count(self, name: str, filters: list[Filter]) -> None:
         try:
             count = await self._relay.count(filters, self.origin)
+            registers = await self._relay.registers(filters, self.origin, count)
         except StoreError as error:
             log.error("a count could not be made", connection=self.number, error=str(error))
             self._refuse(name, _FAILED)
             return
-        self._send(Counted(name, count))
+        self._send(Counted(name, count, registers))
 
     def _close(self, name: str) -> None:
         """Forget a subscription; nothing more is sent for it."""

@@ -5,6 +5,7 @@ the protocol wants for it (OK, CLOSED, NEG-ERR or NOTICE).
 """
 
 import json
+import re
 from binascii import unhexlify
 from dataclasses import dataclass
 from typing import assert_never
@@ -17,6 +18,8 @@ from relay.nostr.reasons import Prefix, Refusal, invalid
 
 MAX_SUBSCRIPTION_ID_CHARS = 64
 """NIP-01: a subscription id is a non-empty string of at most 64 characters."""
+
+_REGISTERS = re.compile(r"[0-9a-f]{512}").fullmatch
 
 # What stands around a compact event beside the message's name.
 _FRAME_CHARS = len('["",]')
@@ -136,6 +139,8 @@ class Counted:
 
     subscription: str
     count: int
+    registers: bytes | None = None
+    """NIP-45's HyperLogLog of the authors, 256 bytes; hex on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +299,9 @@ def encode_relay_message(message: RelayMessage) -> bytes:
             return orjson.dumps(["NOTICE", text])
         case Challenge(challenge):
             return orjson.dumps(["AUTH", challenge])
-        case Counted(name, count):
-            return orjson.dumps(["COUNT", name, {"count": count}])
+        case Counted(name, count, registers):
+            counted = {"count": count} if registers is None else {"count": count, "hll": registers.hex()}
+            return orjson.dumps(["COUNT", name, counted])
         case Delivered(name, event):
             return delivered_prefix(name) + encode(event) + b"]"
         case NegMsg(name, frame):
@@ -353,8 +359,8 @@ def parse_relay_message(text: bytes) -> RelayMessage:
             return Notice(notice)
         case ["AUTH", str(challenge)]:
             return Challenge(challenge)
-        case ["COUNT", str(name), {"count": int(count)}] if type(count) is int:
-            return Counted(name, count)
+        case ["COUNT", str(name), {"count": int(count), **more}] if type(count) is int:
+            return Counted(name, count, _registers(more.get("hll")))
         case ["NEG-MSG", str(name), str()]:
             return NegMsg(name, _frame(value, 2))
         case ["NEG-ERR", str(name), str(reason), *rest]:
@@ -365,3 +371,8 @@ def parse_relay_message(text: bytes) -> RelayMessage:
             except InvalidEvent as error:
                 raise _notice(str(error)) from None
     raise _notice("not a message that a relay sends")
+
+
+def _registers(text: object) -> bytes | None:
+    """Read HyperLogLog registers; what is none is left out, the count beside it is of use by itself."""
+    return bytes.fromhex(text) if type(text) is str and _REGISTERS(text) else None

@@ -173,11 +173,15 @@ class Stored(NamedTuple):
     created_at: int
     """Unix seconds."""
     json: bytes
-    """Canonical JSON; begins with `{"id":"` and the id."""
+    """Canonical JSON; begins with `{"id":"`, the id, `","pubkey":"` and the author."""
 
     @property
     def id(self) -> EventId:
         return EventId(self.json[7:71].decode())
+
+    @property
+    def author(self) -> PubKey:
+        return PubKey(self.json[83:147].decode())
 
     def event(self) -> Event:
         """Parse the row's JSON anew; the caller keeps the result."""
