@@ -80,7 +80,7 @@ class Incoming:
             self._check(first, length)
         if length > 125:
             start += 2 if length == 126 else 8
-            if there < start - at:
+            if there < start - at - 4:
                 return None
             length = int.from_bytes(data[at + 2 : start - 4], "big")
         if length > self._max_message_bytes - (0 if self._parts is None else len(self._parts)):
