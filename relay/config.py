@@ -67,6 +67,15 @@ class LimitsConfig(Table):
     connections_per_address: int = Field(
         256, ge=0, description="Open connections from one address, over all workers; 0: no limit."
     )
+    max_negentropy_sessions: int = Field(
+        16, ge=1, description="Open Negentropy sessions (NIP-77) per connection."
+    )
+    max_negentropy_events: int = Field(
+        1_000_000,
+        ge=1,
+        description="Events that one Negentropy session may compare; all sessions of a worker hold twice "
+        "as many at most, 45 bytes each.",
+    )
     max_outbox_bytes: int = Field(
         4 * 2**20, ge=65_536, description="Unsent bytes held for one slow client, in bytes."
     )
@@ -82,6 +91,9 @@ class TimeoutsConfig(Table):
     ping_seconds: float = Field(30, gt=0, description="Between pings; a client that misses one is cut.")
     idle_seconds: float = Field(
         600, gt=0, description="A connection without subscriptions that says nothing for so long is closed."
+    )
+    negentropy_seconds: float = Field(
+        60, gt=0, description="A Negentropy session that hears nothing for so long is closed."
     )
     stalled_seconds: float = Field(
         10, gt=0, description="A socket that takes nothing of what is due to it for so long is cut."

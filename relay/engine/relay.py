@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,11 +14,13 @@ from relay.engine.boundary import whole_seconds
 from relay.engine.feature import Feature, Gate, Handler, Origin, VeilRule
 from relay.engine.index import SubscriptionIndex
 from relay.engine.intake import Arrival, Intake, Reply
+from relay.engine.reconciliation import Reconciliation, Shelf
 from relay.engine.subscription import LiveEvent, Subscription, merge
 from relay.engine.tail import Tail
 from relay.nostr.event import Event, decode
 from relay.nostr.filter import Filter
 from relay.nostr.messages import ClientMessage
+from relay.nostr.negentropy import Item
 from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Store, Stored, Veil
 
@@ -60,6 +62,7 @@ class Relay:
         self._lapses = tuple(lapse for feature in features for lapse in feature.lapses)
         self._max_limit = max_limit
         self._buffer_bytes = buffer_bytes
+        self._shelf = Shelf()
         self.intake = Intake(store, self.admission, now=now, is_heard=self._is_heard if alone else None)
         self.tail = Tail(store, self._on_rows, now=now, wanted=lambda: len(self.index) > 0)
 
@@ -81,18 +84,36 @@ class Relay:
         """Return the filters as the gates leave them, limits capped; or why the question is refused."""
         narrowed = []
         for wanted in filters:
-            # A filter that can match nothing but veiled kinds tells a stranger to authenticate; a
-            # mixed one is veiled silently.
-            if wanted.kinds and wanted.kinds <= self._veiled_kinds and not origin.authenticated:
-                return _UNVEILED
-            for gate in self._gates:
-                answer = gate(wanted, origin)
-                if isinstance(answer, Refusal):
-                    return answer
-                wanted = answer
-            limit = self._max_limit if wanted.limit is None else min(wanted.limit, self._max_limit)
-            narrowed.append(replace(wanted, limit=limit))
+            answer = self._narrow(wanted, origin)
+            if isinstance(answer, Refusal):
+                return answer
+            limit = self._max_limit if answer.limit is None else min(answer.limit, self._max_limit)
+            narrowed.append(replace(answer, limit=limit))
         return narrowed
+
+    def _narrow(self, wanted: Filter, origin: Origin) -> Filter | Refusal:
+        # A filter that can match nothing but veiled kinds tells a stranger to authenticate; a
+        # mixed one is veiled silently.
+        if wanted.kinds and wanted.kinds <= self._veiled_kinds and not origin.authenticated:
+            return _UNVEILED
+        for gate in self._gates:
+            answer = gate(wanted, origin)
+            if isinstance(answer, Refusal):
+                return answer
+            wanted = answer
+        return wanted
+
+    def reconcile(self, wanted: Filter, origin: Origin, *, most: int) -> Reconciliation | Refusal:
+        """Return a reconciliation with what this reader may see, `most` events at most, or a refusal."""
+        answer = self._narrow(wanted, origin)
+        if isinstance(answer, Refusal):
+            return answer
+        return Reconciliation(partial(self._items, answer, self.veil(origin)), self._shelf, most)
+
+    async def _items(self, wanted: Filter, veil: Veil) -> AsyncGenerator[list[Item], None]:
+        head = await self.store.head()
+        async for page in self.store.items(wanted, upto=head, now=self.now(), veil=veil):
+            yield page
 
     def open(self, subscription: Subscription) -> None:
         """File the subscription: live events gather in its buffer from here on."""

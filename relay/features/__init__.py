@@ -18,6 +18,7 @@ from relay.features import (
     nip65,
     nip67,
     nip70,
+    nip77,
 )
 
 ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
@@ -33,6 +34,7 @@ ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     nip65.feature,
     nip67.feature,
     nip70.feature,
+    nip77.feature,
 )
 """In the order in which their rules and effects apply."""
 

@@ -19,6 +19,7 @@ from relay.net.eager import begin
 from relay.net.frames import accepted_frame, add_stored_frames, live_frames, text_frame
 from relay.net.incoming import Broken
 from relay.net.outbox import Outbox
+from relay.net.reconciling import Reconciling
 from relay.net.session import Answer, NotText, Session
 from relay.net.websocket import WebSocket
 from relay.nostr.event import PubKey
@@ -30,6 +31,10 @@ from relay.nostr.messages import (
     Count,
     Counted,
     Eose,
+    NegClose,
+    NegErr,
+    NegMsg,
+    NegOpen,
     Notice,
     Ok,
     Publish,
@@ -70,6 +75,7 @@ class Connection:
         "_on_lost",
         "_outbox",
         "_pending",
+        "_reconciling",
         "_relay",
         "_room",
         "_scans",
@@ -125,6 +131,7 @@ class Connection:
         self._subscriptions: dict[str, Subscription] = {}
         self._serving: dict[_Question, asyncio.Task[None]] = {}
         """The questions whose answers have to wait for something."""
+        self._reconciling: Reconciling | None = None
         self._scans: asyncio.Semaphore | None = None
         self._pending = 0
         self._room: asyncio.Event | None = None
@@ -174,6 +181,8 @@ class Connection:
             self._close(name)
         for task in self._serving.values():
             task.cancel()
+        if self._reconciling is not None:
+            self._reconciling.close_all()
         self._on_lost(self)
 
     def shut(self, code: int, reason: bytes) -> None:
@@ -204,6 +213,8 @@ class Connection:
         elif now - self._moved_at >= timeouts.stalled_seconds:
             self._board.add(Counter.CONNECTIONS_STALLED)
             self._socket.abort()
+        if self._reconciling is not None:
+            self._reconciling.look_after(now)
         if not self._subscriptions and now - self._last_heard >= timeouts.idle_seconds:
             self._last_heard = now
             self.shut(CloseCode.NORMAL_CLOSURE, b"idle")
@@ -244,11 +255,28 @@ class Connection:
                     self._serve((Count, name), partial(self._send_count, name, answer))
             case Close(name):
                 self._close(name)
+            case NegOpen() as message:
+                self._board.add(Counter.REQUESTS)
+                self._reconciliations().open(message, self.origin)
+            case NegMsg() as message:
+                self._reconciliations().go_on(message)
+            case NegClose(name):
+                self._reconciliations().close(name)
+
+    def _reconciliations(self) -> Reconciling:
+        # Few connections ever have one.
+        if self._reconciling is None:
+            self._reconciling = Reconciling(
+                self._relay, self._settings, self._outbox, self._send, self._begin
+            )
+        return self._reconciling
 
     def _answer(self, messages: tuple[RelayMessage, ...], mistake: bool) -> None:
         for message in messages:
             if isinstance(message, Closed):
                 self._close(message.subscription)
+            elif isinstance(message, NegErr):
+                self._reconciliations().close(message.name)
             self._send(message)
         if mistake:
             self._board.add(Counter.MESSAGES_INVALID)
@@ -296,10 +324,13 @@ class Connection:
         earlier = self._serving.pop(question, None)
         if earlier is not None:
             earlier.cancel()
-        task = begin(self._at_edge(work), self._spawn)
+        task = self._begin(work)
         if task is not None:
             self._serving[question] = task
             task.add_done_callback(lambda done: self._served(question, done))
+
+    def _begin(self, work: Callable[[], Coroutine[None, None, None]]) -> asyncio.Task[None] | None:
+        return begin(self._at_edge(work), self._spawn)
 
     def _served(self, question: _Question, task: asyncio.Task[None]) -> None:
         if self._serving.get(question) is task:

@@ -13,6 +13,10 @@ from relay.nostr.messages import (
     Closed,
     Count,
     InvalidMessage,
+    NegClose,
+    NegErr,
+    NegMsg,
+    NegOpen,
     Notice,
     Ok,
     Publish,
@@ -32,7 +36,7 @@ class Answer:
     """Whether the client's message was malformed or refused."""
 
 
-Action = Answer | Publish | Req | Count | Close
+Action = Answer | Publish | Req | Count | Close | NegOpen | NegMsg | NegClose
 
 
 class NotText(Exception):
@@ -123,6 +127,14 @@ class Session:
                 return message if refusal is None else self._closed(name, refusal)
             case Close(name):
                 self.ended(name)
+                return message
+            case NegOpen(name, wanted, _):
+                refusal = self._refuse((wanted,))
+                return message if refusal is None else Answer((NegErr(name, str(refusal)),), mistake=True)
+            case NegMsg(name, _):
+                refusal = self._refuse(())
+                return message if refusal is None else Answer((NegErr(name, str(refusal)),), mistake=True)
+            case NegClose():
                 return message
         handler = self._handlers.get(type(message))
         if handler is None:

@@ -218,7 +218,7 @@ class Server:
 
         To a version that is not spoken here the answer is the one that is. Raises InvalidFrame.
         """
-        if _version(frame) != VERSION:
+        if version_of(frame) != VERSION:
             return bytes([VERSION])
         return (yield from _answer(self._vector, frame, self._max_frame_bytes, None))
 
@@ -239,7 +239,7 @@ class Client:
 
     def reconcile(self, frame: bytes) -> tuple[bytes | None, Differences]:
         """Return the next frame, None at the end, and what the server's frame told. Raises InvalidFrame."""
-        if (version := _version(frame)) != VERSION:
+        if (version := version_of(frame)) != VERSION:
             raise InvalidFrame(invalid(f"the server speaks version {version - 0x60} of Negentropy"))
         have: list[bytes] = []
         need: list[bytes] = []
@@ -263,7 +263,8 @@ def _checked(max_frame_bytes: int) -> int:
     return max_frame_bytes
 
 
-def _version(frame: bytes) -> int:
+def version_of(frame: bytes) -> int:
+    """Return the first byte of a frame. Raises InvalidFrame where it is no version's."""
     if not frame or not 0x60 <= frame[0] <= 0x6F:
         raise InvalidFrame(invalid("a Negentropy message begins with its version"))
     return frame[0]

@@ -5,10 +5,11 @@ from enum import StrEnum
 
 
 class Prefix(StrEnum):
-    """The first word of a reason in OK and CLOSED (NIP-01, 42, 43)."""
+    """The first word of a reason in OK, CLOSED and NEG-ERR (NIP-01, 42, 43, 77)."""
 
     AUTH_REQUIRED = "auth-required"
     BLOCKED = "blocked"
+    CLOSED = "closed"
     DUPLICATE = "duplicate"
     ERROR = "error"
     INFO = "info"

@@ -36,10 +36,11 @@ def test_prefix_is_read_out_of_a_peers_reason(reason: str, prefix: Prefix | None
     assert prefix_of(reason) is prefix
 
 
-def test_prefixes_are_the_ones_of_nip_01_42_and_43() -> None:
+def test_prefixes_are_the_ones_of_nip_01_42_43_and_77() -> None:
     assert {prefix.value for prefix in Prefix} == {
         "auth-required",
         "blocked",
+        "closed",
         "duplicate",
         "error",
         "info",
