@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from relay.nostr.kinds import MAX_KIND
 from relay.nostr.nip19 import public_key
 from relay.settings import Table
 
@@ -84,6 +85,27 @@ class LimitsConfig(Table):
     )
 
 
+Kind = Annotated[int, Field(ge=0, le=MAX_KIND)]
+
+
+class AuthConfig(Table):
+    """[relay.auth]: what clients have to prove a key for (NIP-42), whichever key it is."""
+
+    read: bool = Field(False, description="Reading and counting takes a proved key.")
+    write: bool = Field(
+        False,
+        description="Publishing takes a proved key. Relay lists (kinds 10002, 10050) and requests to vanish "
+        "(62) are taken from anybody.",
+    )
+    read_kinds: tuple[Kind, ...] = Field(
+        (), description="Kinds that are shown only to who proved a key, such as 30382."
+    )
+    write_kinds: tuple[Kind, ...] = Field(
+        (),
+        description="Kinds that are taken only from who proved a key, such as 1059 (private messages).",
+    )
+
+
 class TimeoutsConfig(Table):
     """[relay.timeouts]: how long the relay waits, in seconds."""
 
@@ -135,4 +157,5 @@ class RelayConfig(Table):
         (), description="Keys that, once authenticated, are exempt from per-address limits and proof of work."
     )
     limits: LimitsConfig = LimitsConfig()
+    auth: AuthConfig = AuthConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()

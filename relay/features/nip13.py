@@ -39,5 +39,6 @@ def feature(config: RelayConfig, context: Context) -> Feature:
         nip=13,
         # The id is not yet known to be right; a wrong one is found by the next check, for one hash.
         before_signature=(too_little_work(least),) if least else (),
-        limitation={"min_pow_difficulty": least},
+        # "restricted_writes: … including payment_required and min_pow_difficulty" (NIP-11)
+        limitation={"min_pow_difficulty": least} | ({"restricted_writes": True} if least else {}),
     )

@@ -121,8 +121,28 @@ def test_limitations_follow_the_settings() -> None:
         "max_subscriptions": 3,
         "min_pow_difficulty": 23,
         "payment_required": False,
-        "restricted_writes": False,
+        "restricted_writes": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("auth", "auth_required", "restricted_writes"),
+    [
+        ({}, False, False),
+        ({"read": True}, False, False),
+        ({"write": True}, False, True),
+        ({"read": True, "write": True}, True, True),
+        ({"read_kinds": [1], "write_kinds": [1]}, False, False),
+    ],
+)
+def test_clients_are_told_what_takes_a_proved_key(
+    auth: dict[str, object], auth_required: bool, restricted_writes: bool
+) -> None:
+    limitation = document(auth=auth)["limitation"]
+
+    assert type(limitation) is dict
+    assert limitation["auth_required"] is auth_required
+    assert limitation["restricted_writes"] is restricted_writes
 
 
 def test_it_is_answered_on_the_relays_own_path_for_its_media_type() -> None:

@@ -5,7 +5,7 @@ import pytest
 from relay.config import RelayConfig
 from relay.features.nip42 import MAX_KEYS
 from relay.nostr.event import Event, EventId
-from tests.events import ALICE, BOB, NOW, Clock, author, event
+from tests.events import ALICE, BOB, NOW, Clock, author, event, note
 from tests.net.house import Client, House
 
 SECRET = {"kinds": [4]}
@@ -267,3 +267,76 @@ async def test_auth_is_not_required(house: House) -> None:
     (feature,) = (one for one in house.relay.features if one.nip == 42)
 
     assert feature.limitation == {"auth_required": False}
+
+
+def demanding(**auth: object) -> RelayConfig:
+    return RelayConfig.model_validate({"auth": auth})
+
+
+STRANGE = "auth-required: kind 1 is taken only from who proved a key"
+
+
+@pytest.mark.parametrize("auth", [{"write": True}, {"write_kinds": [1, 1059]}])
+async def test_publishing_takes_a_key_where_the_operator_wants_it(
+    clock: Clock, auth: dict[str, object]
+) -> None:
+    async with House(clock, demanding(**auth)) as house:
+        client = await house.connect()
+
+        assert await client.publish(note(ALICE)) == (False, STRANGE)
+        await client.authenticate(BOB, NOW)
+
+        assert await client.publish(note(ALICE)) == (True, "")
+
+
+async def test_other_kinds_take_none_where_some_are_named(clock: Clock) -> None:
+    async with House(clock, demanding(write_kinds=[1059])) as house:
+        client = await house.connect()
+
+        assert await client.publish(note(ALICE)) == (True, "")
+        assert await client.publish(event(ALICE, 1059)) == (
+            False,
+            "auth-required: kind 1059 is taken only from who proved a key",
+        )
+
+
+@pytest.mark.parametrize("kind", [62, 10_002, 10_050])
+async def test_what_everybody_has_to_be_able_to_say_takes_no_key(clock: Clock, kind: int) -> None:
+    async with House(clock, demanding(write=True)) as house:
+        client = await house.connect()
+
+        assert await client.publish(event(ALICE, kind, tags=[["relay", "ALL_RELAYS"]])) == (True, "")
+
+
+async def test_reading_takes_a_key_where_the_operator_wants_it(clock: Clock) -> None:
+    async with House(clock, demanding(read=True)) as house:
+        client = await house.connect()
+        assert await client.publish(note(ALICE, "members")) == (True, "")
+
+        for verb in ("REQ", "COUNT"):
+            for wanted in ({}, {"ids": [note(ALICE, "members").id]}, {"limit": 0}):
+                assert await client.refusal(verb, wanted) == (
+                    "auth-required: this relay is read only by who proved a key"
+                )
+        await client.authenticate(BOB, NOW)
+
+        assert await client.find({}) == ["members"]
+        assert await client.count({}) == 1
+
+
+async def test_some_kinds_are_shown_only_to_who_proved_a_key(clock: Clock) -> None:
+    async with House(clock, demanding(read_kinds=[7])) as house:
+        stranger, known = await house.connect(), await house.connect()
+        await known.authenticate(BOB, NOW)
+        await stranger.subscribe("s", {})
+        await known.subscribe("s", {})
+
+        for published in (note(ALICE, "note"), event(ALICE, 7, "like", created_at=NOW - 1)):
+            await stranger.publish(published)
+
+        assert await stranger.live() == [("s", "note")]
+        assert await known.live() == [("s", "note"), ("s", "like")]
+        assert await stranger.find({}) == ["note"]
+        assert await stranger.count({"kinds": [1, 7]}) == 1
+        assert (await stranger.refusal("REQ", {"kinds": [7]})).startswith("auth-required: ")
+        assert await known.find({"kinds": [7]}) == ["like"]
