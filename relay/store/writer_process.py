@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 import uvloop
 
 from relay.collector import settle
@@ -22,6 +23,8 @@ from relay.settings import LogConfig
 from relay.store.api import StoreError, Table
 from relay.store.link import WriterServer
 from relay.store.sqlite import SqliteWriter, Tuning
+
+log = structlog.get_logger(__name__)
 
 DEFAULT = Tuning()
 
@@ -42,9 +45,18 @@ async def run(
     with only_writer(path):
         writer = SqliteWriter(path, tuning, tables=tables)
         try:
+            _get_ready(writer)
             await WriterServer(writer, socket_path).run(ready, stop)
         finally:
             writer.close()
+
+
+def _get_ready(writer: SqliteWriter) -> None:
+    try:
+        writer.lengthen_log()
+    except StoreError as error:
+        # A full disk is no reason not to serve what is stored.
+        log.warning("the write-ahead log was not lengthened", error=str(error))
 
 
 @contextmanager

@@ -130,6 +130,27 @@ def test_the_log_is_begun_anew_once_all_of_it_was_copied(writer: SqliteWriter, t
     assert log.stat().st_size == length
 
 
+def test_a_lengthened_log_holds_commits_and_survives_a_crash(writer: SqliteWriter, tmp_path: Path) -> None:
+    log = tmp_path / "torv.sqlite3-wal"
+    writer.lengthen_log()
+    writer.commit(long_notes(writer, 0))
+    writer.lengthen_log()
+    assert log.stat().st_size == 28 * MIB
+
+    # As a power cut would leave it.
+    after = tmp_path / "after"
+    after.mkdir()
+    for name in ("torv.sqlite3", "torv.sqlite3-wal"):
+        (after / name).write_bytes((tmp_path / name).read_bytes())
+    survivor = SqliteWriter(after / "torv.sqlite3")
+
+    assert survivor.head == 8
+    survivor.lengthen_log()
+    assert survivor.commit(long_notes(survivor, 8)).upto == 16
+    survivor.close()
+    assert os.listdir(after) == ["torv.sqlite3"]
+
+
 def test_a_log_that_nobody_copies_is_copied_by_the_commits(writer: SqliteWriter, tmp_path: Path) -> None:
     for n in range(40):
         writer.commit(long_notes(writer, 8 * n))

@@ -533,6 +533,11 @@ class SqliteWriter:
                 return False
         return self._in_transaction("tidy", lambda: self._tiers.tidy(0))
 
+    def lengthen_log(self) -> None:
+        """Get the write-ahead log ready for many commits; before the first one. Raises StoreError."""
+        with failures_as_store_errors(f"cannot write the log of {self._path}"):
+            self._log.lengthen()
+
     def checkpoint_due(self) -> bool:
         """Whether the write-ahead log has grown enough for `checkpoint`."""
         return self._log.is_due()
