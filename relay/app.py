@@ -22,26 +22,21 @@ import structlog
 import uvloop
 from pydantic import BaseModel, ConfigDict
 
-from relay import features, policies
+from relay.assembly import DATABASE, KEY, LOCK, WRITER_SOCKET, CannotRead, read_key, relay_features
 from relay.collector import settle
 from relay.config import RelayConfig
-from relay.engine.feature import Context, Feature
-from relay.engine.limits import Spend, unlimited
+from relay.engine.desk import Desk
+from relay.engine.jobs import run_jobs
 from relay.engine.relay import Relay
 from relay.logs import start_logging
 from relay.net.board import Board
 from relay.net.server import Server
 from relay.net.workers import CannotStart, Program, Supervisor, bind
-from relay.nostr.keys import SecretKey
 from relay.settings import LogConfig
 from relay.store.link import LinkedStore
+from relay.writing import WriterSettings
 
 log = structlog.get_logger(__name__)
-
-DATABASE = "torv.sqlite3"
-WRITER_SOCKET = "writer.sock"
-LOCK = "torv.lock"
-KEY = "relay.key"
 
 
 class WorkerSettings(BaseModel):
@@ -54,12 +49,6 @@ class WorkerSettings(BaseModel):
     log: LogConfig
     process: int
     processes: int
-
-
-def relay_features(config: RelayConfig, key: SecretKey, spend: Spend = unlimited) -> tuple[Feature, ...]:
-    """Return all that this relay does, in order; `spend` takes from the buckets of all workers."""
-    context = Context(key=key, spend=spend)
-    return features.enabled(config, context, policies.enabled(config, context))
 
 
 def serve(
@@ -76,14 +65,17 @@ def serve(
     answers. Raises CannotStart with a text for the operator.
     """
     with locked(data):
-        read_key(data / KEY)
+        try:
+            read_key(data / KEY)
+        except CannotRead as error:
+            raise CannotStart(str(error)) from error
         workers = relay.workers or os.cpu_count() or 1
         sockets = bind(relay.host, relay.port, workers)
         port = sockets[0].getsockname()[1]
         relay = relay.model_copy(update={"port": port})
         board = Board.create(workers)
         groups = [
-            [_writer(data, log_config)],
+            [_writer(data, relay, log_config)],
             [
                 _worker(data, relay, log_config, number, listening, board)
                 for number, listening in enumerate(sockets)
@@ -115,11 +107,10 @@ async def _supervise(
             listening.close()
 
 
-def _writer(data: Path, log_config: LogConfig) -> Program:
-    argv = [sys.executable, "-m", "relay.store.writer_process"]
-    argv += ["--database", str(data / DATABASE), "--socket", str(data / WRITER_SOCKET)]
-    argv += ["--log-level", log_config.level, "--log-format", log_config.format]
-    return Program("writer", argv)
+def _writer(data: Path, relay: RelayConfig, log_config: LogConfig) -> Program:
+    settings = WriterSettings(data=data, relay=relay, log=log_config)
+    argv = [sys.executable, "-m", "relay.writing"]
+    return Program("writer", argv, stdin=settings.model_dump_json().encode())
 
 
 def _worker(
@@ -157,30 +148,6 @@ def locked(data: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def read_key(path: Path) -> SecretKey:
-    """Return the relay's own key, made at the first start. Raises CannotStart.
-
-    The file is for its owner's eyes only (mode 0600) and holds 64 hex digits.
-    """
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise CannotStart(f"cannot write {path}: {error.strerror}") from error
-    else:
-        with open(fd, "w") as file:
-            file.write(SecretKey.generate().secret_bytes().hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    if path.stat().st_mode & 0o077:
-        raise CannotStart(f"{path} can be read by others; run: chmod 600 {path}")
-    try:
-        return SecretKey(bytes.fromhex(path.read_text().strip()))
-    except ValueError:
-        raise CannotStart(f"{path} does not hold a secret key of 64 hex digits") from None
-
-
 async def run_worker(
     settings: WorkerSettings, listening: socket.socket, board: Board, ready: Callable[[], None]
 ) -> None:
@@ -190,9 +157,12 @@ async def run_worker(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     store = await LinkedStore.connect(settings.data / DATABASE, settings.data / WRITER_SOCKET)
     try:
+        desk = Desk()
+        desk.open(store)
+        features = relay_features(relay_config, read_key(settings.data / KEY), board.spend, desk)
         relay = Relay(
             store,
-            relay_features(relay_config, read_key(settings.data / KEY), board.spend),
+            features,
             max_limit=relay_config.limits.max_limit,
             buffer_bytes=relay_config.limits.max_outbox_bytes,
             now=lambda: int(time.time()),
@@ -207,8 +177,11 @@ async def run_worker(
             await listens.wait()
             settle()
             ready()
+            # The jobs of all workers are one worker's: it is started again should it die.
+            jobs = tasks.create_task(run_jobs(features if settings.process == 0 else (), relay.now))
             await serving
             engine.cancel()
+            jobs.cancel()
     finally:
         await store.close()
 

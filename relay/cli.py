@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import click
 
+from relay.assembly import CannotRead
 from relay.config import RelayConfig
 from relay.engine.admission import Admission
 from relay.net.workers import CannotStart
@@ -81,7 +82,7 @@ def import_(
     report = Report()
     try:
         finished = asyncio.run(_import(loaded, files or (STANDARD_INPUT,), rejects, report))
-    except (StoreError, VerifierLost, Unreadable, CannotStart) as error:
+    except (StoreError, VerifierLost, Unreadable, CannotStart, CannotRead) as error:
         click.echo(f"error: {error}", err=True)
         finished = False
     for line in report.lines():
@@ -193,7 +194,7 @@ def export(context: click.Context, config: Path | None, data: Path | None, path:
     loaded = _load(context, config, data)
     try:
         count = asyncio.run(_export(loaded, path))
-    except (StoreError, CannotStart) as error:
+    except (StoreError, CannotStart, CannotRead) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{count:,} events exported", err=True)
 
@@ -211,14 +212,16 @@ async def _opened(config: Configuration, *, make: bool) -> AsyncIterator[tuple[S
     `make` says whether a store that is not there is made. Raises CannotStart, StoreError.
     """
     # Imported here, for `torv --help` needs none of it and would wait for it.
-    from relay import app
+    from relay import app, assembly
     from relay.store import open_store
     from relay.store.link import LinkedStore
 
-    database, socket = config.data / app.DATABASE, config.data / app.WRITER_SOCKET
+    database, socket = config.data / assembly.DATABASE, config.data / assembly.WRITER_SOCKET
     if not make and not database.exists():
         raise CannotStart(f"there is no database in the folder {config.data}")
     with ExitStack() as held:
+        config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        features = assembly.relay_features(config.relay, assembly.read_key(config.data / assembly.KEY))
         try:
             held.enter_context(app.locked(config.data))
         except CannotStart:
@@ -227,10 +230,11 @@ async def _opened(config: Configuration, *, make: bool) -> AsyncIterator[tuple[S
             # The relay holds the folder, and writes for others.
             store: Store = await LinkedStore.connect(database, socket)
         else:
-            store = await open_store(f"sqlite:///{quote(str(database.resolve()))}")
+            store = await open_store(
+                f"sqlite:///{quote(str(database.resolve()))}", assembly.tables_of(features)
+            )
         try:
-            key = app.read_key(config.data / app.KEY)
-            yield store, Admission(app.relay_features(config.relay, key))
+            yield store, Admission(features)
         finally:
             await store.close()
 

@@ -89,7 +89,7 @@ class Served:
 
     def writer(self) -> int:
         """Return the pid of the writer process."""
-        (pid,) = (pid for pid, line in self.children().items() if "writer_process" in line)
+        (pid,) = (pid for pid, line in self.children().items() if "relay.writing" in line)
         return pid
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.app import locked, read_key, relay_features
+from relay.app import locked
+from relay.assembly import CannotRead, read_key, relay_features
 from relay.config import RelayConfig
 from relay.net.workers import CannotStart
 from relay.nostr.keys import SecretKey
@@ -48,7 +49,7 @@ def test_a_key_that_others_can_get_at_is_refused(path: Path, mode: int) -> None:
     read_key(path)
     path.chmod(mode)
 
-    with pytest.raises(CannotStart, match=f"^{re.escape(str(path))} can be read by others; run: chmod 600 "):
+    with pytest.raises(CannotRead, match=f"^{re.escape(str(path))} can be read by others; run: chmod 600 "):
         read_key(path)
 
 
@@ -67,7 +68,7 @@ def test_a_malformed_key_is_refused_and_not_shown(path: Path, content: bytes) ->
     path.touch(mode=0o600)
     path.write_bytes(content)
 
-    with pytest.raises(CannotStart) as raised:
+    with pytest.raises(CannotRead) as raised:
         read_key(path)
 
     assert str(raised.value) == f"{path} does not hold a secret key of 64 hex digits"
@@ -84,7 +85,7 @@ def test_a_key_may_be_written_by_hand(path: Path) -> None:
 def test_a_key_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
     missing = tmp_path / "no folder" / "relay.key"
 
-    with pytest.raises(CannotStart, match=r"^cannot write .*: No such file or directory$"):
+    with pytest.raises(CannotRead, match=r"^cannot write .*: No such file or directory$"):
         read_key(missing)
 
 

@@ -4,17 +4,18 @@ A file in `relay/features/` or `relay/policies/` exports `feature(config, contex
 over its settings; there is no module state, so several relays fit in one process.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from relay.engine.desk import NOBODYS_DESK, Desk
 from relay.engine.limits import Spend, unlimited
 from relay.nostr.event import Event, PubKey
 from relay.nostr.filter import Filter
 from relay.nostr.keys import SecretKey
 from relay.nostr.messages import ClientMessage, RelayMessage
 from relay.nostr.reasons import Refusal
-from relay.store.api import Write
+from relay.store.api import Change, Table, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,40 @@ Handler = Callable[[ClientMessage, Conversation, int], Iterable[RelayMessage]]
 class VeilRule:
     """May this reader see this event? One door for REQ, live, COUNT and all that comes later."""
 
-    kinds: frozenset[int]
-    """The kinds that it can hide; others are never asked about."""
+    kinds: frozenset[int] | Callable[[], frozenset[int]]
+    """The kinds that it can hide; others are never asked about. A function where they change with the
+    records of followed tables: it is called anew after each change."""
     visible: Callable[[Event, Origin], bool]
+    is_personal: bool = True
+    """Events of these kinds are for some people only: who proved no key and asks for nothing else is told
+    to (`auth-required:`). Otherwise what may not be seen is left out silently."""
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """Something in memory that keeps up with a followed table."""
+
+    table: str
+    changed: Callable[[Sequence[Change]], None]
+    """Called with all records at first, then with changes, before the next question or batch of events."""
+
+
+Request = Callable[[Event, Origin, int], Awaitable[tuple[bool, str]]]
+"""(event, origin, now) → (accepted, reason), for the OK: an event that asks the relay for something and is
+neither kept nor passed on. Its signature was checked and the rules were asked."""
+
+Conjure = Callable[[Origin, int], Awaitable[Sequence[Event]]]
+"""(origin, now) → events made for one reader who asks for their kind, sent before what is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that one process of the relay does from time to time."""
+
+    name: str
+    every_seconds: float
+    run: Callable[[int], Awaitable[None]]
+    """Given the time in unix seconds. A failure is logged, and the job runs again at its next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +116,12 @@ class HttpRequest:
     """The Host header."""
     url: str
     """The relay's URL as this client knows it."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """The first value of each parameter."""
+    authorization: str = ""
+    """The Authorization header."""
+    body: bytes = b""
+    """A POST's; at most as long as a client's message may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +136,14 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A GET that the relay answers."""
+    """A request that the relay answers."""
 
     path: str
+    """One that ends with `*` stands for all that begin with what is before it."""
     accept: str | None
-    """Only requests whose Accept header names this media type; None: all."""
-    handler: Callable[[HttpRequest], HttpResponse]
+    """Only requests whose Accept header, or a POST's Content-Type, names this media type; None: all."""
+    handler: Callable[[HttpRequest], HttpResponse | Awaitable[HttpResponse]]
+    method: str = "GET"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +154,8 @@ class Context:
     """The relay's own key, `self` in NIP-11."""
     spend: Spend = unlimited
     """Takes from a named bucket that all workers share."""
+    desk: Desk = NOBODYS_DESK
+    """Reads and changes the records of tables while the relay runs; of no use inside a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +178,11 @@ class Feature:
     limitation: Mapping[str, int | bool] = field(default_factory=dict)
     """Fields of NIP-11's `limitation`."""
     routes: tuple[Route, ...] = ()
+    tables: tuple[Table, ...] = ()
+    """Records kept in the write transaction; an effect names the table for the events that it judges."""
+    followers: tuple[Follower, ...] = ()
+    requests: Mapping[int, Request] = field(default_factory=dict)
+    """By the kind of the event."""
+    conjured: Mapping[int, Conjure] = field(default_factory=dict)
+    """By the kind that is asked for."""
+    jobs: tuple[Job, ...] = ()

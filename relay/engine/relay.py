@@ -11,18 +11,19 @@ import structlog
 from relay.engine.admission import Admission
 from relay.engine.authors import count_authors
 from relay.engine.boundary import whole_seconds
-from relay.engine.feature import Feature, Gate, Handler, Origin, VeilRule
+from relay.engine.feature import Conjure, Feature, Gate, Handler, Origin, VeilRule
+from relay.engine.followers import Followers
 from relay.engine.index import SubscriptionIndex
 from relay.engine.intake import Arrival, Intake, Reply
 from relay.engine.reconciliation import Reconciliation, Shelf
 from relay.engine.subscription import LiveEvent, Subscription, merge
 from relay.engine.tail import Tail
-from relay.nostr.event import Event, decode
+from relay.nostr.event import Event, decode, encode
 from relay.nostr.filter import Filter
 from relay.nostr.messages import ClientMessage
 from relay.nostr.negentropy import Item
 from relay.nostr.reasons import Prefix, Refusal
-from relay.store.api import Store, Stored, Veil
+from relay.store.api import Seq, Store, Stored, StoreError, Veil
 
 log = structlog.get_logger(__name__)
 
@@ -58,16 +59,30 @@ class Relay:
         }
         self._gates: tuple[Gate, ...] = tuple(gate for feature in features for gate in feature.gates)
         self._veils: tuple[VeilRule, ...] = tuple(veil for feature in features for veil in feature.veils)
-        self._veiled_kinds: frozenset[int] = frozenset().union(*(veil.kinds for veil in self._veils))
+        self._personal_kinds: frozenset[int] = frozenset()
+        self._veiled_kinds: frozenset[int] = frozenset()
+        self._lower_veils()
+        self._followers = Followers(store, (one for feature in features for one in feature.followers))
+        self.conjured: dict[int, Conjure] = {
+            kind: conjure for feature in features for kind, conjure in feature.conjured.items()
+        }
         self._lapses = tuple(lapse for feature in features for lapse in feature.lapses)
         self._max_limit = max_limit
         self._buffer_bytes = buffer_bytes
         self._shelf = Shelf()
-        self.intake = Intake(store, self.admission, now=now, is_heard=self._is_heard if alone else None)
+        self.intake = Intake(
+            store,
+            self.admission,
+            now=now,
+            is_heard=self._is_heard if alone else None,
+            requests={kind: ask for feature in features for kind, ask in feature.requests.items()},
+            catch_up=self.catch_up,
+        )
         self.tail = Tail(store, self._on_rows, now=now, wanted=lambda: len(self.index) > 0)
 
     async def run(self, ready: asyncio.Event | None = None) -> None:
         """Serve until cancelled."""
+        self.catch_up()
         await self.tail.start()
         self.store.listen_ephemeral(self._on_ephemeral)
         async with asyncio.TaskGroup() as tasks:
@@ -76,12 +91,27 @@ class Relay:
             if ready is not None:
                 ready.set()
 
+    def catch_up(self) -> None:
+        """Let features know every change of followed records. Raises StoreError."""
+        if self._followers.catch_up():
+            self._lower_veils()
+
+    def _lower_veils(self) -> None:
+        veiled = [(veil, veil.kinds() if callable(veil.kinds) else veil.kinds) for veil in self._veils]
+        self._veiled_kinds = frozenset().union(*(kinds for _, kinds in veiled))
+        self._personal_kinds = frozenset().union(*(kinds for veil, kinds in veiled if veil.is_personal))
+        self._visible = {
+            kind: tuple(veil.visible for veil, kinds in veiled if kind in kinds)
+            for kind in self._veiled_kinds
+        }
+
     def publish(self, event: Event, json: bytes, origin: Origin, reply: Reply) -> None:
         """Take an event; `reply` is called once, after it is durable or was refused."""
         self.intake.take(Arrival(event, json, origin, reply))
 
     def ask(self, filters: Sequence[Filter], origin: Origin) -> list[Filter] | Refusal:
         """Return the filters as the gates leave them, limits capped; or why the question is refused."""
+        self.catch_up()
         narrowed = []
         for wanted in filters:
             answer = self._narrow(wanted, origin)
@@ -94,7 +124,7 @@ class Relay:
     def _narrow(self, wanted: Filter, origin: Origin) -> Filter | Refusal:
         # A filter that can match nothing but veiled kinds tells a stranger to authenticate; a
         # mixed one is veiled silently.
-        if wanted.kinds and wanted.kinds <= self._veiled_kinds and not origin.authenticated:
+        if wanted.kinds and wanted.kinds <= self._personal_kinds and not origin.authenticated:
             return _UNVEILED
         for gate in self._gates:
             answer = gate(wanted, origin)
@@ -105,6 +135,7 @@ class Relay:
 
     def reconcile(self, wanted: Filter, origin: Origin, *, most: int) -> Reconciliation | Refusal:
         """Return a reconciliation with what this reader may see, `most` events at most, or a refusal."""
+        self.catch_up()
         answer = self._narrow(wanted, origin)
         if isinstance(answer, Refusal):
             return answer
@@ -133,12 +164,24 @@ class Relay:
         meant = [f for f in subscription.filters if not f.is_empty]
         wanted = [f for f in meant if f.limit != 0]
         now, veil = self.now(), self.veil(subscription.reader.origin)
+        if self.conjured and (made := await self._conjure(wanted, subscription.reader.origin, now)):
+            yield made
         scan = partial(self.store.scan, upto=subscription.line, now=now, veil=veil)
         ends: list[bool] = []
         async for page in merge([whole_seconds(scan, f, ends.append) for f in wanted]):
             yield page
         # A limit of 0 asks for nothing that is stored, so nobody has looked.
         subscription.is_complete = all(ends) if len(wanted) == len(meant) else None
+
+    async def _conjure(self, wanted: Sequence[Filter], origin: Origin, now: int) -> list[Stored]:
+        """Return what features make for who asks for its kind; it is before everything stored."""
+        asked = {kind for one in wanted for kind in one.kinds or () if kind in self.conjured}
+        made = [event for kind in sorted(asked) for event in await self.conjured[kind](origin, now)]
+        return [
+            Stored(Seq(0), event.created_at, encode(event))
+            for event in made
+            if any(one.matches(event) for one in wanted)
+        ]
 
     def close(self, subscription: Subscription) -> None:
         """Forget an opened subscription."""
@@ -169,7 +212,7 @@ class Relay:
 
     def is_visible(self, event: Event, origin: Origin) -> bool:
         """Say whether this reader may see this event: the one door for stored, live and counted."""
-        return all(veil.visible(event, origin) for veil in self._veils if event.kind in veil.kinds)
+        return all(visible(event, origin) for visible in self._visible.get(event.kind, ()))
 
     def _is_heard(self, event: Event) -> bool:
         return any(
@@ -185,6 +228,12 @@ class Relay:
             self._pass_on([(decode(json), LiveEvent(None, json)) for json in events])
 
     def _pass_on(self, arrived: Sequence[tuple[Event, LiveEvent]]) -> None:
+        try:
+            self.catch_up()
+        except StoreError as error:
+            # What may be shown is not known then.
+            log.error("live events were not passed on", events=len(arrived), error=str(error))
+            return
         due: defaultdict[Subscription, list[LiveEvent]] = defaultdict(list)
         now = self.now()
         for event, live in arrived:

@@ -36,6 +36,12 @@ _COUNTERS = {
     Counter.SUBSCRIPTIONS_TOO_SLOW: ("torv_subscriptions_too_slow", "Ended because the client lagged."),
     Counter.MESSAGES_INVALID: ("torv_messages_invalid", "Malformed or refused client messages."),
 }
+# Browsers ask before they send what pages may not send by themselves (NIP-11, NIP-86).
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+}
 _EVENTS = {
     "accepted": Counter.EVENTS_ACCEPTED,
     "duplicate": Counter.EVENTS_DUPLICATE,
@@ -86,16 +92,18 @@ class Pages:
     async def answer(self, request: web.BaseRequest, url: str) -> web.Response:
         """Answer one request; `url` is the relay's URL as this client knows it."""
         path = request.path
-        routes = [route for route in self._routes if route.path == path]
+        routes = [route for route in self._routes if _leads_to(route.path, path)]
         if request.method == "OPTIONS" and routes:
-            shape = routes[0].handler(HttpRequest(path, request.host, url))
-            return web.Response(status=204, headers=shape.headers)
-        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=204, headers=CORS)
+        is_post = request.method == "POST"
+        if not is_post and request.method not in ("GET", "HEAD"):
             return _text("this method has no meaning here\n", 405)
-        accept = request.headers.get("Accept", "")
+        accept = request.headers.get("Content-Type" if is_post else "Accept", "")
         for route in routes:
-            if route.accept is None or route.accept in accept:
-                return _response(route.handler(HttpRequest(path, request.host, url)))
+            if (route.method == "POST") == is_post and (route.accept is None or route.accept in accept):
+                return await self._ask(route, request, url)
+        if is_post:
+            return _text("this method has no meaning here\n", 405)
         match path:
             case "/healthz":
                 return _text("ok\n")
@@ -109,6 +117,32 @@ class Pages:
                     f"This is a Nostr relay. Add {url} to a Nostr client to read and write here.\n"
                 )
         return _text("there is nothing at this path\n", 404)
+
+    async def _ask(self, route: Route, request: web.BaseRequest, url: str) -> web.Response:
+        body = b""
+        if route.method == "POST":
+            most = self._settings.limits.max_message_bytes
+            while chunk := await request.content.read(most + 1 - len(body)):
+                body += chunk
+                if len(body) > most:
+                    return _text(f"at most {most} bytes\n", 413)
+        answer = route.handler(
+            HttpRequest(
+                request.path,
+                request.host,
+                url,
+                query={name: request.query[name] for name in request.query},
+                authorization=request.headers.get("Authorization", ""),
+                body=body,
+            )
+        )
+        if isinstance(answer, HttpResponse):
+            return _response(answer)
+        try:
+            return _response(await answer)
+        except StoreError as error:
+            log.error("a page could not be made", path=request.path, error=str(error))
+            return _text("the relay could not read its database; try again later\n", 503)
 
     async def _readiness(self) -> web.Response:
         try:
@@ -136,6 +170,10 @@ class Pages:
             body=generate_latest(registry),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
+
+
+def _leads_to(route: str, path: str) -> bool:
+    return path.startswith(route[:-1]) if route.endswith("*") else path == route
 
 
 def _text(text: str, status: int = 200) -> web.Response:

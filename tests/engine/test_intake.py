@@ -39,7 +39,7 @@ class SlowStore(MemoryStore):
         """Look-ups for known events."""
         self.announced: list[bytes] = []
 
-    async def write(self, batch: Sequence[Write]) -> list[Outcome]:
+    async def write(self, batch: Sequence[Write]) -> list[Outcome | Refusal]:
         self.waiting += 1
         await self.may_commit.wait()
         self.waiting -= 1
@@ -430,7 +430,7 @@ async def test_a_mistake_of_ours_ends_the_intake_instead_of_leaving_clients_with
 ) -> None:
     door = Doorway()
 
-    async def broken(batch: Sequence[Write]) -> list[Outcome]:
+    async def broken(batch: Sequence[Write]) -> list[Outcome | Refusal]:
         raise ZeroDivisionError
 
     monkeypatch.setattr(door.store, "write", broken)

@@ -33,7 +33,9 @@ def route(config: RelayConfig) -> Route:
 
 
 def answer(config: RelayConfig) -> HttpResponse:
-    return route(config).handler(REQUEST)
+    answered = route(config).handler(REQUEST)
+    assert isinstance(answered, HttpResponse)
+    return answered
 
 
 def document(**settings: object) -> dict[str, object]:

@@ -16,6 +16,7 @@ from websockets.frames import Frame, Opcode
 
 from relay import features, policies
 from relay.config import RelayConfig
+from relay.engine.desk import Desk
 from relay.engine.feature import Context, Feature, Origin
 from relay.engine.relay import Relay
 from relay.net.board import Board
@@ -293,13 +294,16 @@ class House:
         """`extra` features stand behind the operator's policies; `alone`: there is no other process."""
         self.clock = clock
         self.config = config or RelayConfig()
-        self.store = store or MemoryStore()
         self.board = Board.create(1)
-        context = Context(key=RELAY_KEY, spend=self.board.spend)
+        self.desk = Desk()
+        context = Context(key=RELAY_KEY, spend=self.board.spend, desk=self.desk)
         first = (*policies.enabled(self.config, context), *extra)
+        enabled = features.enabled(self.config, context, first)
+        self.store = store or MemoryStore((table for one in enabled for table in one.tables), now=clock)
+        self.desk.open(self.store)
         self.relay = Relay(
             self.store,
-            features.enabled(self.config, context, first),
+            enabled,
             max_limit=self.config.limits.max_limit,
             buffer_bytes=self.config.limits.max_outbox_bytes,
             now=clock,

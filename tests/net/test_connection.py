@@ -49,7 +49,7 @@ class GatedStore(MemoryStore):
         await self._wait()
         return await super().count(wanted, upto=upto, now=now, veil=veil)
 
-    async def write(self, batch: Sequence[Write]) -> list[Outcome]:
+    async def write(self, batch: Sequence[Write]) -> list[Outcome | Refusal]:
         await self.may_commit.wait()
         return await super().write(batch)
 

@@ -4,18 +4,20 @@ import asyncio
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import RawTestServer, make_mocked_request
 
 from relay.config import RelayConfig
 from relay.net import http
 from relay.net.board import Counter
 from relay.net.http import Pages
+from relay.nostr.reasons import Refusal
 from relay.store.api import Outcome, Seq, StoreError, Write
 from relay.store.memory import MemoryStore
+from tests.engine.test_records import ECHO
 from tests.events import ALICE, Clock, note
 from tests.net.house import URL, House
 
@@ -29,7 +31,7 @@ class FailingStore(MemoryStore):
         await self._trouble()
         return await super().head()
 
-    async def write(self, batch: Sequence[Write]) -> list[Outcome]:
+    async def write(self, batch: Sequence[Write]) -> list[Outcome | Refusal]:
         await self._trouble()
         return await super().write(batch)
 
@@ -78,7 +80,7 @@ async def test_other_sites_may_ask_whether_they_may_ask(site: Site) -> None:
     answer = await site.get("/", "OPTIONS", Origin="https://client.example.com")
 
     assert answer.status == 204
-    assert answer.headers["Access-Control-Allow-Methods"] == "GET, OPTIONS"
+    assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST, OPTIONS"
     assert answer.headers["Access-Control-Allow-Headers"] == "*"
 
 
@@ -187,3 +189,33 @@ async def test_a_relay_at_another_path_has_nothing_at_the_root(clock: Clock, tmp
     assert (await site.get("/", Accept="application/nostr+json")).status == 404
     assert (await site.get("/nostr")).status == 200
     assert (await site.get("/nostr", Accept="application/nostr+json")).status == 200
+
+
+async def test_features_answer_posts_and_whole_folders(clock: Clock, tmp_path: Path) -> None:
+    """Over a real socket: bodies are streams."""
+    house = House(clock, RelayConfig.model_validate({"limits": {"max_message_bytes": 1024}}), extra=[ECHO])
+    pages = Pages(house.config, house.relay.features, house.store, house.board, tmp_path)
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        return await pages.answer(request, URL)
+
+    async with RawTestServer(handle) as server, ClientSession() as client:
+
+        async def ask(method: str, path: str, **more: Any) -> tuple[int, Any]:
+            async with client.request(method, server.make_url(path), **more) as answer:
+                is_json = answer.content_type == "application/json"
+                return answer.status, await answer.json() if is_json else await answer.text()
+
+        typed = {"Content-Type": "application/echo", "Authorization": "Nostr abc"}
+        assert await ask("POST", "/echo", data=b"x" * 1024, headers=typed) == (
+            200,
+            {"path": "/echo", "query": {}, "authorization": "Nostr abc", "body": "x" * 1024},
+        )
+        assert await ask("POST", "/echo", data=b"x" * 1025, headers=typed) == (413, "at most 1024 bytes\n")
+        assert (await ask("POST", "/echo", data=b"x"))[0] == 405
+        assert (await ask("GET", "/echo"))[0] == 404
+        assert await ask("GET", "/below/a/b?one=1&one=2&two=%20") == (
+            200,
+            {"path": "/below/a/b", "query": {"one": "1", "two": " "}, "authorization": "", "body": ""},
+        )
+        assert (await ask("POST", "/below/a"))[0] == 405

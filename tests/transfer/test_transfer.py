@@ -11,7 +11,7 @@ import orjson
 import pytest
 import zstandard
 
-from relay.app import relay_features
+from relay.assembly import relay_features
 from relay.config import LimitsConfig, RelayConfig
 from relay.engine.admission import Admission
 from relay.nostr import kinds

@@ -1,0 +1,27 @@
+"""The jobs of features: each by its own clock, in the one process that is to do them."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from relay.engine.feature import Feature, Job
+
+log = structlog.get_logger(__name__)
+
+
+async def run_jobs(features: Iterable[Feature], now: Callable[[], int]) -> None:
+    """Run all jobs, each at once and then at its times, until cancelled."""
+    async with asyncio.TaskGroup() as tasks:
+        for feature in features:
+            for job in feature.jobs:
+                tasks.create_task(_repeat(job, now))
+
+
+async def _repeat(job: Job, now: Callable[[], int]) -> None:
+    while True:
+        try:
+            await job.run(now())
+        except Exception:
+            log.exception("a job failed; it runs again at its next time", job=job.name)
+        await asyncio.sleep(job.every_seconds)
