@@ -170,8 +170,8 @@ def test_a_page_of_a_prolific_author_costs_little_however_deep(prolific: Path, w
             steps += 100
 
         reader._connection.set_progress_handler(count_steps, 100)
-        page = next(page for page in reader.scan(wanted, upto=ALL, now=NOW) if page.rows)
+        page = next(page for page in reader.scan(wanted, upto=ALL, now=NOW) if page)
 
-        assert len(page.rows) == 20
+        assert len(page) == 20
         # Reading all of the author's postings would be 10,000 rows of some ten steps each.
         assert steps < 40_000

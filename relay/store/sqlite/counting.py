@@ -54,8 +54,8 @@ class Count:
     def _of_one(self, h: int) -> Iterator[int]:
         high = self._question.span.high
         while high >= self._question.span.low:
-            span = self._question.until(high)
-            low = self._cursors.floor(h, span, _COUNTED_AT_ONCE)
+            span = Span(self._question.span.low, high)
+            low = self._cursors.floor([h], span, _COUNTED_AT_ONCE)
             yield self._living([h], Span(low, high))
             high = low - 1
 
@@ -116,7 +116,8 @@ class Count:
             low = kept[-1][0]
 
     def _with_rows(self, hits: list[Hit]) -> Found:
-        rows = [row for row, _ in self._rows.of(hits, self._question.now) if self._question.admits(row)]
+        question = self._question
+        rows = question.matching(self._rows.of(hits, question.now), question.drive)
         rows.sort(key=_ts, reverse=True)
         return Found(hits[-1][0], [_ts(row) for row in rows], rows)
 

@@ -65,7 +65,7 @@ class Listing:
         joined = _JOINED.format(kinds=kind_condition(kinds, ":kinds"))
         high = question.span.high
         while high >= question.span.low:
-            low = self._cursors.floor(h, Span(question.span.low, high), POSTINGS_AT_ONCE)
+            low = self._cursors.floor([h], Span(question.span.low, high), POSTINGS_AT_ONCE)
             parts = self._ask(
                 joined,
                 h=h,
@@ -81,7 +81,7 @@ class Listing:
     def _of_hits(self, hits: Sequence[tuple[int, int]]) -> list[Item]:
         question = self._question
         if question.needs_rows:
-            rows = [row for row, _ in self._rows.of(hits, question.now) if question.admits(row)]
+            rows = question.matching(self._rows.of(hits, question.now), question.drive)
             return [(row.created_at, bytes.fromhex(row.id)) for row in rows]
         (part,) = self._ask(
             f"SELECT group_concat(created_at), {_IDS} FROM event "

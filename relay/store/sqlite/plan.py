@@ -6,12 +6,16 @@ from enum import IntEnum
 
 from relay.nostr.event import MAX_CREATED_AT
 from relay.nostr.filter import Filter
+from relay.nostr.kinds import Retention, retention
 from relay.store.sqlite.postings import SEQ_BITS, SEQ_MASK, Hashes
 
 _MAX_PAIRS = 1024
 """Up to so many authors × kinds are looked up as pairs; beyond it by author alone."""
 
 
+MOST_MERGED = 16
+"""Hashes whose postings are read as one stream (see `merging`); of more, windows of time are looked at."""
+_FEED_KINDS = 4
 _FEW = 64
 """A drive with so few postings is taken without looking at others."""
 
@@ -50,6 +54,8 @@ class Drive:
     """To be checked on each posting."""
     is_exact: bool
     """Whether nothing else is left to check; otherwise rows must be read and matched."""
+    is_single: bool = False
+    """Whether each hash has one posting at most: ids, and replaceable events of an author."""
 
     @property
     def is_disjoint(self) -> bool:
@@ -87,7 +93,7 @@ def drives(
     has_tags = bool(wanted.tags)
     if wanted.ids is not None:
         is_exact = wanted.authors is None and not has_tags
-        return [Drive(Keys.IDS, tuple(map(hashes.id, wanted.ids)), kinds, is_exact)]
+        return [Drive(Keys.IDS, tuple(map(hashes.id, wanted.ids)), kinds, is_exact, is_single=True)]
     found: list[Drive] = []
     if wanted.authors is not None:
         found.append(_by_author(wanted, wanted.authors, kinds, hashes, share))
@@ -112,16 +118,30 @@ def _by_author(
     share: Callable[[frozenset[int]], float] | None,
 ) -> Drive:
     is_exact = not wanted.tags
-    by_author = kinds is None or kinds.excluded or not _has_pairs(wanted, kinds)
-    if not by_author and kinds is not None and len(kinds.of) > 1 and share is not None and wanted.limit:
+    if kinds is None or kinds.excluded or not _has_pairs(wanted, kinds):
+        return Drive(Keys.AUTHORS, tuple(map(hashes.author, authors)), kinds, is_exact)
+    is_single = all(retention(kind) is Retention.REPLACEABLE for kind in kinds.of)
+    number = len(authors) * len(kinds.of)
+    if len(kinds.of) > 1 and number > MOST_MERGED and not is_single and share is not None and wanted.limit:
         # A hash costs a seek in each tier, as much as reading ten postings there. Feeds ask for two or
         # three kinds that are most of what their authors write.
         postings = wanted.limit / max(share(kinds.of), 1e-6)
-        by_author = postings < 10 * len(authors) * (len(kinds.of) - 1)
-    if by_author or kinds is None:
-        return Drive(Keys.AUTHORS, tuple(map(hashes.author, authors)), kinds, is_exact)
+        if postings < 10 * len(authors) * (len(kinds.of) - 1):
+            return Drive(Keys.AUTHORS, tuple(map(hashes.author, authors)), kinds, is_exact)
     pairs = tuple(hashes.author_kind(author, kind) for author in authors for kind in kinds.of)
-    return Drive(Keys.AUTHOR_KINDS, pairs, None, is_exact)
+    return Drive(Keys.AUTHOR_KINDS, pairs, None, is_exact, is_single)
+
+
+def recent_rows(wanted: Filter, kinds: Kinds | None, hashes: Hashes) -> Drive | None:
+    """Return a way to look through everybody's newest events for those of many authors; None if useless.
+
+    Who reads a feed follows those who write much. Whether that pays is seen on the way.
+    """
+    if wanted.authors is None or wanted.ids is not None or wanted.tags or wanted.limit is None:
+        return None
+    if kinds is None or kinds.excluded or len(kinds.of) > _FEED_KINDS:
+        return Drive(Keys.EVERYTHING, (hashes.everything,), kinds, False)
+    return Drive(Keys.KINDS, tuple(map(hashes.kind, kinds.of)), None, False)
 
 
 def cheapest(options: Sequence[Drive], estimate: Callable[[Drive], int]) -> Drive:

@@ -13,7 +13,7 @@ from relay.store.api import Seq, Stored
 from relay.store.sqlite.counting import Count, Found
 from relay.store.sqlite.cursors import KEYS_AT_ONCE, Asking, Cursors
 from relay.store.sqlite.listing import Listed, Listing
-from relay.store.sqlite.plan import Drive, Keys, Kinds, Span, cheapest, drives, span_of
+from relay.store.sqlite.plan import Drive, Keys, Kinds, Span, cheapest, drives, recent_rows, span_of
 from relay.store.sqlite.postings import MAX_TS, SEQ_MASK, Hashes
 from relay.store.sqlite.records import RecordReading
 from relay.store.sqlite.rows import ROWS_AT_ONCE, Rows
@@ -58,11 +58,11 @@ class SqliteReader:
             found.update(EventId(id_.decode()) for _, id_ in stored)
         return found & set(ids)
 
-    def log(self, *, after: Seq, upto: Seq, now: int) -> Iterator[list[Stored]]:
-        """Yield the live rows with after < seq ≤ upto, in order of seq."""
+    def log(self, *, after: Seq, upto: Seq, now: int, live_only: bool = True) -> Iterator[list[Stored]]:
+        """Yield the live rows with after < seq ≤ upto, in order of seq; or all, imported ones too."""
         while after < upto:
             end = min(upto, Seq(after + ROWS_AT_ONCE))
-            yield self._rows.log(after, end, now)
+            yield self._rows.log(after, end, now, live_only)
             after = end
 
     def dump(self, *, upto: Seq, now: int) -> Iterator[list[bytes]]:
@@ -70,14 +70,15 @@ class SqliteReader:
         drive = Drive(Keys.EVERYTHING, (self._hashes.everything,), None, True)
         question = Question(Filter(), drive, Span(0, MAX_TS), upto, now, is_oldest_first=True)
         for page in Scan(question, self._cursors, self._rows).oldest_first():
-            yield [row.json for row in page.rows]
+            yield [row.json for row in page]
 
     def scan(self, wanted: Filter, *, upto: Seq, now: int) -> Iterator[Page]:
         """Yield matching rows, newest first, ties by lowest id; `wanted.limit` only sizes the pages."""
         if wanted.is_empty or wanted.limit == 0:
             return
         kinds = None if wanted.kinds is None else Kinds(wanted.kinds)
-        question = self._plan(wanted, kinds, upto, now, self._cursors.share)
+        recent = recent_rows(wanted, kinds, self._hashes)
+        question = self._plan(wanted, kinds, upto, now, self._cursors.share, recent)
         yield from Scan(question, self._cursors, self._rows).newest_first()
 
     def count(self, wanted: Filter, kinds: Kinds | None, *, upto: Seq, now: int) -> Iterator[int]:
@@ -113,8 +114,9 @@ class SqliteReader:
         upto: Seq,
         now: int,
         share: Callable[[frozenset[int]], float] | None = None,
+        recent: Drive | None = None,
     ) -> Question:
         span = span_of(wanted)
         options = drives(wanted, kinds, self._hashes, share)
         drive = cheapest(options, lambda drive: self._cursors.estimate(drive.hashes, span))
-        return Question(wanted, drive, span, upto, now)
+        return Question(wanted, drive, span, upto, now, recent)

@@ -20,7 +20,7 @@ from relay.store.sqlite.listing import Item, Listed
 from relay.store.sqlite.plan import Kinds
 from relay.store.sqlite.postings import SEQ_BITS
 from relay.store.sqlite.reader import SqliteReader
-from relay.store.sqlite.scanning import Page
+from relay.store.sqlite.rows import kind_of
 
 _T = TypeVar("_T")
 
@@ -95,10 +95,12 @@ class Reading:
     ) -> AsyncIterator[list[Stored]]:
         """See `Store.scan`."""
         left = wanted.limit
+        if veil is not None and wanted.kinds is not None and wanted.kinds.isdisjoint(veil.kinds):
+            veil = None
         slices = self._in_turns(self._reader.scan(wanted, upto=upto, now=now))
         async with aclosing(slices):
             async for page in slices:
-                rows = page.rows if veil is None else _visible(page, veil)
+                rows = page if veil is None else _visible(page, veil)
                 if left is None:
                     yield rows
                     continue
@@ -229,12 +231,8 @@ def _take_distinct(held: list[list[int]], low: int) -> int:
     return len(taken)
 
 
-def _visible(page: Page, veil: Veil) -> list[Stored]:
-    return [
-        row
-        for row, kind in zip(page.rows, page.kinds, strict=True)
-        if kind not in veil.kinds or veil.visible(decode(row.json))
-    ]
+def _visible(rows: list[Stored], veil: Veil) -> list[Stored]:
+    return [row for row in rows if kind_of(row) not in veil.kinds or veil.visible(decode(row.json))]
 
 
 def _visible_ts(found: Found, veil: Veil) -> list[int]:
