@@ -14,8 +14,7 @@ from benchmarks import dataset, growth, machine, questions, report, soak
 from benchmarks.filling import Filling
 from benchmarks.measuring import Run, Sizes, large_database
 from benchmarks.report import Report
-from benchmarks.server import CONFIG, ROOT
-from benchmarks.sockets import RelayFailed
+from benchmarks.server import CONFIG, ROOT, RelayFailed
 
 PARTS = ("ingest", "query", "live", "idle", "import", "large")
 STUDIES = ("growth", "soak")

@@ -13,8 +13,8 @@ import orjson
 
 from benchmarks.questions import Question
 from benchmarks.results import Result
-from benchmarks.server import Relay, Watch
-from benchmarks.sockets import Loop, Peer, RelayFailed, Tally, dialed, frame, payloads
+from benchmarks.server import Relay, RelayFailed, Watch
+from benchmarks.sockets import Loop, Peer, Tally, dialed, frame, payloads
 from relay.nostr.event import parse_event
 from relay.nostr.filter import parse_filter
 
@@ -58,7 +58,7 @@ def first_answers(relay: Relay, questions: Sequence[Question]) -> list[Question]
 
 
 def _events(peer: Peer, question: Question) -> list[dict[str, Any]]:
-    received = peer.ask(question.message("q"), b'["EOSE","q"]')
+    received = peer.ask(question.message("q"), b'["EOSE","q"')
     peer.send(frame(b'["CLOSE","q"]'))
     return [orjson.loads(payload)[2] for payload in payloads(received) if payload[:8] == b'["EVENT"']
 
@@ -176,7 +176,7 @@ def query(
 def check_is_taken(relay: Relay, question: Question) -> None:
     """Ask once; raise RelayFailed if the relay refuses it, for then it is no work."""
     with dialed(relay.url, 1) as (peer,):
-        end = b'["EOSE","q"]' if question.verb == "REQ" else b'{"count":'
+        end = b'["EOSE","q"' if question.verb == "REQ" else b'{"count":'
         received = peer.ask(question.message("q"), end, b'["CLOSED","q"', b'["NOTICE"')
         if end not in received:
             raise RelayFailed(f"{question.name} was refused: {received!r}")
@@ -191,7 +191,7 @@ def page_back(relay: Relay, author: str, expected: int) -> Result:
         watch = Watch(relay.pid)
         while True:
             asked = perf_counter()
-            received = peer.ask(orjson.dumps(["REQ", "page", wanted]), b'["EOSE","page"]')
+            received = peer.ask(orjson.dumps(["REQ", "page", wanted]), b'["EOSE","page"')
             latencies.append(perf_counter() - asked)
             peer.send(frame(b'["CLOSE","page"]'))
             *events, _ = payloads(received)
@@ -209,5 +209,5 @@ def page_back(relay: Relay, author: str, expected: int) -> Result:
 def first_answer(relay: Relay) -> float:
     """Return the seconds from the relay's start to the end of its first answer."""
     with dialed(relay.url, 1) as (peer,):
-        peer.ask(b'["REQ","first",{"kinds":[1],"limit":1}]', b'["EOSE","first"]')
+        peer.ask(b'["REQ","first",{"kinds":[1],"limit":1}]', b'["EOSE","first"')
         return perf_counter() - relay.began

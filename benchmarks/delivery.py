@@ -10,8 +10,8 @@ import orjson
 from benchmarks.dataset import AUTHORS, pubkeys, secret
 from benchmarks.publishing import Lane, event_frames
 from benchmarks.results import Result
-from benchmarks.server import Relay, Watch
-from benchmarks.sockets import PATIENCE_SECONDS, Loop, Peer, RelayFailed, Tally, dialed
+from benchmarks.server import Relay, RelayFailed, Watch
+from benchmarks.sockets import PATIENCE_SECONDS, Loop, Peer, Tally, dialed
 from relay.nostr.event import Event, sign
 
 _SEED = 3
@@ -38,7 +38,7 @@ def _subscribe(peers: Sequence[Peer], authors_each: int | None) -> list[frozense
         authors = None if authors_each is None else frozenset(chance.sample(range(AUTHORS), authors_each))
         if authors is not None:
             wanted["authors"] = [pubkeys()[author] for author in authors]
-        peer.ask(orjson.dumps(["REQ", "live", wanted]), b'["EOSE","live"]')
+        peer.ask(orjson.dumps(["REQ", "live", wanted]), b'["EOSE","live"')
         followed.append(authors)
     return followed
 

@@ -36,7 +36,7 @@ def idle(relay: Relay, connections: int, *, seconds: float) -> Idle:
         for _ in range(connections):
             (peer,) = stack.enter_context(dialed(relay.url, 1))
             wanted = {"kinds": [1], "authors": chance.sample(pubkeys(), 20), "limit": 1}
-            peer.ask(orjson.dumps(["REQ", "feed", wanted]), b'["EOSE","feed"]')
+            peer.ask(orjson.dumps(["REQ", "feed", wanted]), b'["EOSE","feed"')
             peers.append(peer)
         opening = Result(connections, watch.stop())
         after = usage(relay.pid)

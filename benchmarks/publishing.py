@@ -8,8 +8,8 @@ from time import perf_counter
 from benchmarks.asking import Asker
 from benchmarks.questions import Question
 from benchmarks.results import Result
-from benchmarks.server import Relay, Watch
-from benchmarks.sockets import PATIENCE_SECONDS, Loop, Peer, RelayFailed, Tally, dialed, frame
+from benchmarks.server import Relay, RelayFailed, Watch
+from benchmarks.sockets import PATIENCE_SECONDS, Loop, Peer, Tally, dialed, frame
 from relay.nostr.event import Event, encode
 
 WINDOW = 256

@@ -14,7 +14,13 @@ ROOT = Path(__file__).parent.parent
 CONFIG = Path(__file__).parent / "relay.toml"
 DATABASE = "torv.sqlite3"
 STOP_SECONDS = 60
+LOGGED_BYTES = 4_000
+"""So much of a relay's log is shown when it failed."""
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class RelayFailed(Exception):
+    """The relay did not answer as it should; the text says how."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,9 @@ def serve(config: Path, data: Path, *, workers: int = 0) -> Iterator[Relay]:
                     log.seek(0)
                     raise RuntimeError(f"torv serve did not start: {log.read().decode()}")
                 yield Relay(url, process.pid, data, began)
+            except RelayFailed as error:
+                log.seek(0)
+                raise RelayFailed(f"{error}; it logged: {log.read()[-LOGGED_BYTES:].decode()}") from error
             finally:
                 process.terminate()
                 process.wait(STOP_SECONDS)

@@ -19,8 +19,7 @@ from benchmarks import machine, plots
 from benchmarks.filling import filling
 from benchmarks.mixture import Mixture
 from benchmarks.questions import Subjects
-from benchmarks.server import Relay, Watch, serve, tree, usage_of
-from benchmarks.sockets import RelayFailed
+from benchmarks.server import Relay, RelayFailed, Watch, serve, tree, usage_of
 
 FILLED = 200_000
 """Unsigned events in the database before the load begins, at most."""

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from time import perf_counter
 from urllib.parse import urlsplit
 
+from benchmarks.server import RelayFailed
+
 READ_BYTES = 262_144
 PATIENCE_SECONDS = 60.0
 """A relay that says nothing for so long has failed."""
@@ -20,10 +22,6 @@ PATIENCE_SECONDS = 60.0
 # An empty ping, and its answer. The bytes may also stand in a frame's length: a pong too many does no harm.
 PING = b"\x89\x00"
 PONG = b"\x8a\x80" + bytes(4)
-
-
-class RelayFailed(Exception):
-    """The relay did not answer as it should; the text says how."""
 
 
 def frame(payload: bytes) -> bytes:

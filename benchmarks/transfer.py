@@ -8,8 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks.results import Result
-from benchmarks.server import ROOT, Spent, environment, fresh_data, machine_cpu_seconds, torv
-from benchmarks.sockets import RelayFailed
+from benchmarks.server import ROOT, RelayFailed, Spent, environment, fresh_data, machine_cpu_seconds, torv
 from relay.nostr.event import Event, encode
 
 
