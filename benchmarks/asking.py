@@ -20,6 +20,8 @@ from relay.nostr.filter import parse_filter
 
 PAGE = 500
 """Events of a page: the limit a relay allows by default."""
+LONGEST_END = 1_024
+"""Bytes of the message that ends an answer, at most."""
 
 
 def check(relay: Relay, questions: Sequence[Question]) -> None:
@@ -126,9 +128,9 @@ class Asker:
     def take(self, data: bytes) -> None:
         """Count what came; after the end go on with the next question."""
         self._arrived.take(data)
-        # The end is the last that comes, and short.
-        end = self._tail + data[-256:]
-        self._tail = end[-64:]
+        # The end is the last that comes, and not long: a COUNT may carry 512 digits (NIP-45).
+        end = self._tail + data[-LONGEST_END:]
+        self._tail = end[-LONGEST_END:]
         if self._end not in end:
             if self._refusal not in end:
                 return
