@@ -3,9 +3,10 @@
 Every field carries its default and the sentence that stands above it in config.example.toml.
 """
 
+import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from relay.nostr.kinds import MAX_KIND
 from relay.nostr.nip19 import public_key
@@ -19,7 +20,27 @@ def _public_key(text: str) -> str:
     return public_key(text)
 
 
+_NAMED_KEY = re.compile(r"([a-z0-9._-]+)=(\S+)").fullmatch
+
+
+def _named_key(text: str) -> str:
+    """Accept `name=npub1…` or `name=hex`; return `name=hex`."""
+    found = _NAMED_KEY(text)
+    if found is None:
+        raise ValueError("expected a name of a-z, 0-9, '-', '_' and '.', then '=' and its key")
+    return f"{found[1]}={public_key(found[2])}"
+
+
+def _different_names(entries: tuple[str, ...]) -> tuple[str, ...]:
+    names = [entry.partition("=")[0] for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"expected one key for each name; {name!r} has several")
+    return entries
+
+
 PublicKeySetting = Annotated[str, AfterValidator(_public_key)]
+NamedKeySetting = Annotated[str, AfterValidator(_named_key)]
 
 
 class LimitsConfig(Table):
@@ -149,6 +170,16 @@ class RelayConfig(Table):
         examples=["wss://relay.example.com"],
         pattern=r"^(wss?://[^/\s]+(/\S*)?)?$",
     )
+    announce: bool = Field(
+        False,
+        description="Announce the relay by an event of its own key (NIP-66, kind 30166), so that clients and "
+        "directories find it; it needs url.",
+    )
+    names: Annotated[tuple[NamedKeySetting, ...], AfterValidator(_different_names)] = Field(
+        (),
+        description="Names that the relay vouches for at /.well-known/nostr.json (NIP-05), such as "
+        '"alice=npub1…"; "_" stands for the domain itself.',
+    )
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of IPv4.")
     port: int = Field(7777, ge=0, le=65535, description="The port to listen on; 0: a free one.")
     path: str = Field("/", pattern=r"^/\S*$", description="The path of the relay's endpoint.")
@@ -159,3 +190,10 @@ class RelayConfig(Table):
     limits: LimitsConfig = LimitsConfig()
     auth: AuthConfig = AuthConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+
+    @field_validator("announce")
+    @classmethod
+    def _announce_needs_a_url(cls, announce: bool, info: ValidationInfo) -> bool:
+        if announce and info.data.get("url") == "":
+            raise ValueError("expected false as long as url is empty")
+        return announce

@@ -251,6 +251,41 @@ def test_long_values_are_cut_in_the_report(tmp_path: Path) -> None:
     assert f"found '{'x' * 59}…" in mistake
 
 
+def test_names_have_keys_of_their_own(tmp_path: Path) -> None:
+    config = read(f'[relay]\nnames = ["alice={NPUB}", "_={ALICE.public}"]', tmp_path)
+
+    assert config.relay.names == (f"alice={NPUB_HEX}", f"_={ALICE.public}")
+
+
+@pytest.mark.parametrize(
+    ("names", "mistake"),
+    [
+        ("Alice=x", "relay.names[0]: expected a name of a-z, 0-9, '-', '_' and '.', then '=' and its key"),
+        ("alice", "relay.names[0]: expected a name of a-z, 0-9, '-', '_' and '.', then '=' and its key"),
+        ("alice=oops", "relay.names[0]: expected npub1… or 64 lowercase hex digits"),
+        (
+            f"a={NPUB},b={NPUB},a={ALICE.public}",
+            "relay.names: expected one key for each name; 'a' has several",
+        ),
+    ],
+)
+def test_names_that_are_none_are_mistakes(
+    names: str, mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORV_RELAY__NAMES", names)
+
+    (found,) = mistakes("", tmp_path)
+
+    assert found.startswith(f"environment variable TORV_RELAY__NAMES: {mistake}")
+
+
+def test_a_relay_without_a_url_cannot_announce_itself(tmp_path: Path) -> None:
+    (found,) = mistakes("[relay]\nannounce = true", tmp_path)
+
+    assert found.startswith("torv.toml:2: relay.announce: expected false as long as url is empty, found True")
+    assert read('[relay]\nannounce = true\nurl = "wss://relay.test"', tmp_path).relay.announce
+
+
 def test_changes_are_shown_without_secrets(tmp_path: Path) -> None:
     (tmp_path / "torv.toml").write_text('data = "/srv"\n[bottle]\nmessage = "hunter2"\nopen = true')
 

@@ -7,6 +7,7 @@ from relay.engine.feature import Context, Feature
 from relay.features import (
     nip01,
     nip04,
+    nip05,
     nip09,
     nip11,
     nip13,
@@ -16,6 +17,7 @@ from relay.features import (
     nip45,
     nip59,
     nip65,
+    nip66,
     nip67,
     nip70,
     nip77,
@@ -24,6 +26,7 @@ from relay.features import (
 ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     nip01.feature,
     nip04.feature,
+    nip05.feature,
     nip09.feature,
     nip13.feature,
     nip17.feature,
@@ -41,5 +44,10 @@ ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
 
 def enabled(config: RelayConfig, context: Context, policies: Sequence[Feature]) -> tuple[Feature, ...]:
     """Return the features of a relay with these settings: the operator's policies first, NIP-11 last."""
-    features = (*policies, *(feature(config, context) for feature in ALL))
-    return (*features, nip11.feature(config, context, features))
+    features = (
+        *policies,
+        *(feature(config, context) for feature in ALL),
+        nip66.feature(config, context, lambda: everything),
+    )
+    everything = (*features, nip11.feature(config, context, features))
+    return everything

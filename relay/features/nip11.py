@@ -21,9 +21,6 @@ CORS = {
 
 def document(config: RelayConfig, context: Context, features: Sequence[Feature]) -> dict[str, object]:
     """Return the document; empty settings are left out."""
-    limits: dict[str, int | bool] = {"payment_required": False, "restricted_writes": False}
-    for feature_ in features:
-        limits.update(feature_.limitation)
     texts = {
         "name": config.name,
         "description": config.description,
@@ -38,8 +35,16 @@ def document(config: RelayConfig, context: Context, features: Sequence[Feature])
         "self": context.key.public,
         "supported_nips": supported_nips(features),
         "version": __version__,
-        "limitation": dict(sorted(limits.items())),
+        "limitation": limitation(features),
     }
+
+
+def limitation(features: Sequence[Feature]) -> dict[str, int | bool]:
+    """Return what bounds clients, by field of the document's `limitation`, in order."""
+    limits: dict[str, int | bool] = {"payment_required": False, "restricted_writes": False}
+    for feature_ in features:
+        limits.update(feature_.limitation)
+    return dict(sorted(limits.items()))
 
 
 def supported_nips(features: Sequence[Feature]) -> list[int]:

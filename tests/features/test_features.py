@@ -10,12 +10,14 @@ from relay.features.nip11 import supported_nips
 from tests.net.house import RELAY_KEY
 
 CONFIG, CONTEXT = RelayConfig(), Context(key=RELAY_KEY)
+EVERYTHING = RelayConfig(url="wss://relay.test", announce=True, names=(f"alice={RELAY_KEY.public}",))
+"""All that is off by default is on."""
 NUMBERED = re.compile(r"nip([0-9]{2})\.py").fullmatch
 HERE = Path(__file__).parent
 
 
-def all_features() -> tuple[Feature, ...]:
-    return features.enabled(CONFIG, CONTEXT, policies.enabled(CONFIG, CONTEXT))
+def all_features(config: RelayConfig = CONFIG) -> tuple[Feature, ...]:
+    return features.enabled(config, CONTEXT, policies.enabled(config, CONTEXT))
 
 
 def numbers(folder: Path, prefix: str = "") -> list[int]:
@@ -25,7 +27,7 @@ def numbers(folder: Path, prefix: str = "") -> list[int]:
 
 
 def test_every_feature_has_its_file_and_its_test_file() -> None:
-    enabled = sorted(feature.nip for feature in all_features() if feature.nip is not None)
+    enabled = supported_nips(all_features(EVERYTHING))
 
     assert numbers(Path(features.__file__).parent) == enabled
     assert numbers(HERE, "test_") == enabled
