@@ -60,6 +60,10 @@ await answer({
     return await relay.count([filter], {})
   },
 
+  async countMany(session, { relays, target, directive }) {
+    return await session.pool.countMany(relays, target, directive)
+  },
+
   async subscribe(session, { name, filter }) {
     const { arrivals } = listen(session, filter)
     session.live.set(name, arrivals)

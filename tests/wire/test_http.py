@@ -86,6 +86,31 @@ def test_health_is_ok_and_ready(relay: Served) -> None:
     assert request(relay.http + "/readyz")[0] == 200
 
 
+async def test_a_relay_with_a_public_url_serves_names_and_announces_itself(torv_serve: TorvServe) -> None:
+    alice = new_key().public
+    served = torv_serve(
+        f'[relay]\nurl = "wss://relay.example.com"\nannounce = true\nnames = ["alice={alice}"]\n'
+    )
+
+    status, headers, body = request(served.http + "/.well-known/nostr.json?name=alice")
+    assert (status, headers["Content-Type"].partition(";")[0]) == (200, "application/json")
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert json.loads(body) == {"names": {"alice": alice}, "relays": {alice: ["wss://relay.example.com"]}}
+    document = json.loads(request(served.http + "/", accept="application/nostr+json")[2])
+    assert {5, 66} <= set(document["supported_nips"])
+    async with dial(served.url) as wire:
+        # It is made when the relay is ready, perhaps a moment after.
+        (found,) = await wire.subscribe({"kinds": [30_166]}) or [await wire.live()]
+
+    assert found["pubkey"] == document["self"]
+    assert ["d", "wss://relay.example.com/"] in found["tags"]
+    assert [int(tag[1]) for tag in found["tags"] if tag[0] == "N"] == document["supported_nips"]
+
+
+def test_a_relay_without_names_has_no_list_of_them(relay: Served) -> None:
+    assert request(relay.http + "/.well-known/nostr.json")[0] == 404
+
+
 async def test_metrics_count_for_all_workers_together(torv_serve: TorvServe) -> None:
     served = torv_serve(workers=2)
     for _ in range(8):
