@@ -49,6 +49,9 @@ log = structlog.get_logger(__name__)
 
 SCANS_AT_A_TIME = 4
 """Stored parts that are read for one connection at the same time; further REQs wait their turn."""
+LARGE_BYTES = 16 * 1024
+"""Of the messages beyond this size one is taken at a turn of the event loop, whoever sent it: parsing and
+planning a question with thousands of values takes as long as answering tens of small ones."""
 CHUNK_BYTES = 256 * 1024
 """A stored part goes out in writes of about this size, most whole in one."""
 
@@ -69,6 +72,8 @@ class Connection:
 
     __slots__ = (
         "_board",
+        "_is_lost",
+        "_large_ones",
         "_last_heard",
         "_last_sent",
         "_moved_at",
@@ -102,11 +107,12 @@ class Connection:
         spawn: Spawn,
         exempt: frozenset[PubKey],
         on_lost: "Callable[[Connection], None]",
+        large_ones: asyncio.Lock,
     ) -> None:
         """Greet the client, and serve it until it goes or is sent away; then call `on_lost`.
 
         `slot` is the address's place on the board; `spawn` starts tasks that the server owns. `exempt` keys,
-        once proved, are not bound by per-address limits.
+        once proved, are not bound by per-address limits. All connections of a process share `large_ones`.
         """
         self.number = number
         self.slot = slot
@@ -117,6 +123,8 @@ class Connection:
         self._board = board
         self._spawn = spawn
         self._on_lost = on_lost
+        self._large_ones = large_ones
+        self._is_lost = False
         events, requests = Rate(limits.events_per_minute), Rate(limits.requests_per_minute)
         self._session = Session(
             origin=origin,
@@ -151,6 +159,10 @@ class Connection:
         self._last_heard = monotonic()
         if self._stopping:
             return
+        if len(text) > LARGE_BYTES:
+            self._socket.hold()
+            self._spawn(self._take_large(text))
+            return
         try:
             self._act_on(text)
         except NotText:
@@ -177,6 +189,7 @@ class Connection:
 
     def lost(self) -> None:
         """The client is gone."""
+        self._is_lost = True
         for name in list(self._subscriptions):
             self._close(name)
         for task in self._serving.values():
@@ -291,6 +304,23 @@ class Connection:
             return
         self._board.add(Counter.EVENTS_DUPLICATE if accepted else Counter.EVENTS_REFUSED)
         self._send(Ok(event_id, accepted, reason))
+
+    async def _take_large(self, text: bytes) -> None:
+        # An asyncio lock is fair: clients with much to say take turns.
+        async with self._large_ones:
+            if self._is_lost or self._stopping:
+                return
+            try:
+                self._act_on(text)
+            except NotText:
+                self._socket.fail(CloseCode.INVALID_DATA, b"not UTF-8")
+                return
+            except Exception:
+                log.exception("taking a message failed; closing the connection", connection=self.number)
+                self._socket.fail(CloseCode.INTERNAL_ERROR, b"internal error")
+                return
+            await asyncio.sleep(0)
+        await self._wait()
 
     @property
     def _has_to_wait(self) -> bool:

@@ -61,6 +61,7 @@ class Server:
         self._pages = Pages(settings, relay.features, relay.store, board, data)
         self._connections: set[Connection] = set()
         self._nobody_left = asyncio.Event()
+        self._large_ones = asyncio.Lock()
         self._awaited: dict[RequestHandler, float] = {}
         self._numbers = itertools.count(1)
         self._tasks: asyncio.TaskGroup | None = None
@@ -133,6 +134,7 @@ class Server:
                 self._spawn,
                 self._exempt,
                 self._forget,
+                self._large_ones,
             )
         )
         return HandedOver()

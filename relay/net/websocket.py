@@ -170,11 +170,11 @@ class WebSocket(asyncio.Protocol):
             else:
                 self._take_turn_later()
         except Broken as error:
-            self._fail(error.code, error.reason.encode())
+            self.fail(error.code, error.reason.encode())
         except Exception:
             # A mistake of ours must not take the other clients down: this one is told to come back.
             log.exception("taking a message failed; closing the connection")
-            self._fail(CloseCode.INTERNAL_ERROR, b"internal error")
+            self.fail(CloseCode.INTERNAL_ERROR, b"internal error")
         finally:
             talker.end_turn()
 
@@ -267,7 +267,8 @@ class WebSocket(asyncio.Protocol):
         self._incoming = None
         self._transport.close()
 
-    def _fail(self, code: CloseCode, reason: bytes) -> None:
+    def fail(self, code: CloseCode, reason: bytes) -> None:
+        """Say goodbye for a mistake, the client's or ours, and take nothing more."""
         if not self.is_closing():
             self._say_goodbye(code, reason)
         # The client may be in the middle of a long message. What it still sends is read and dropped:

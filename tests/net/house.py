@@ -159,6 +159,7 @@ class Client:
             house.spawn,
             frozenset(map(PubKey, house.config.trust_bridge_keys)),
             house.forget,
+            house.large_ones,
         )
         house.clients.append(self)
         self.challenge = ""
@@ -310,6 +311,7 @@ class House:
             alone=alone,
         )
         self.clients: list[Client] = []
+        self.large_ones = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
 

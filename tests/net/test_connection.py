@@ -188,6 +188,32 @@ async def test_few_answers_are_read_at_a_time_and_all_are_given(client: Client, 
     assert store.most_reading == 4
 
 
+async def test_small_questions_come_between_the_large_ones_of_others(house: House, client: Client) -> None:
+    others = [await house.connect() for _ in range(5)]
+    many = [f"{n:064x}" for n in range(1_000)]
+    for other in others:
+        for n in range(2):
+            other.send("COUNT", f"large {n}", {"ids": many})
+    client.send("COUNT", "small", {})
+    answered = []
+
+    async def hear(one: Client) -> None:
+        answered.append((await one.receive())[1])
+
+    await asyncio.gather(*(hear(one) for one in (*others, *others, client)))
+
+    assert answered[0] == "small"
+    assert sorted(answered[1:]) == ["large 0"] * 5 + ["large 1"] * 5
+
+
+async def test_a_large_message_that_is_not_utf_8_closes_the_connection_with_1007(client: Client) -> None:
+    client.send_text(b'["REQ","' + b"\xff" * 20_000 + b'",{}]')
+
+    await client.ended()
+
+    assert client.wire.closed == (1007, b"not UTF-8")
+
+
 async def test_counts_that_pile_up_are_not_read_any_further(
     house: House, client: Client, store: GatedStore
 ) -> None:
