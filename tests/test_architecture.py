@@ -12,7 +12,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"relay.nostr", "relay.settings"}),
     frozenset({"relay.client", "relay.collector", "relay.config", "relay.logs"}),
     frozenset({"relay.store"}),
-    frozenset({"relay.engine"}),
+    frozenset({"relay.engine", "relay.search"}),
     frozenset({"relay.features", "relay.policies", "relay.net", "relay.media", "relay.square"}),
     frozenset({"relay.transfer", "relay.assembly"}),
     frozenset({"relay.writing"}),
@@ -29,6 +29,8 @@ NARROWER = {
     # Its writer process is a program of its own, with logs.
     "relay.store": {"relay.nostr", "relay.settings", "relay.logs", "relay.collector"},
     "relay.engine": {"relay.nostr", "relay.store"},
+    # So is its indexer.
+    "relay.search": {"relay.nostr", "relay.store", "relay.settings", "relay.logs", "relay.collector"},
     # A Nostr client like any other.
     "bridge": {"relay.nostr", "relay.client", "relay.settings"},
 }
@@ -134,7 +136,7 @@ def test_only_the_programs_choose_a_store() -> None:
         if any(name.startswith(BACKENDS) for name in imports_of(path))
     }
 
-    assert choosing <= {"relay.store", "relay.app", "relay.cli", "torv"}
+    assert choosing <= {"relay.store", "relay.search", "relay.app", "relay.cli", "torv"}
 
 
 def test_only_one_file_sees_the_curve() -> None:

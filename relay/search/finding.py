@@ -1,0 +1,214 @@
+"""Looking into the index: the newest entries that match, the best of them first. Read only.
+
+All work is bounded: of very many matches only the newest are ranked, and a look-up that has walked
+through the index for too long ends with what it found.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+from relay.nostr.event import EventId
+from relay.nostr.filter import Filter
+from relay.search.index_file import MAX_TS, SEQ_BITS
+from relay.search.marks import MAX_PREFIX, NAMED, conditions, prefix_mark
+from relay.search.words import Words
+from relay.store.api import StoreError
+
+POOL = 2_000
+"""The newest matches are ranked among each other, so many at a time."""
+FIND_SECONDS = 0.5
+"""After so long no further window is looked through."""
+
+_FIRST_WINDOW = 65_536
+"""About how many of the newest entries are looked through first: a match of two frequent words that
+seldom meet is found by walking through both lists."""
+_GROWTH = 4
+_CACHE_KIB = 8_192
+_MAPPED_BYTES = 2**31
+_BUSY_SECONDS = 5.0
+
+
+class Hit(NamedTuple):
+    """A proposal; the store knows whether it is there and may be seen."""
+
+    score: float
+    ts: int
+    id: EventId
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Some of the matches, the best first; no other match is newer than the oldest of them."""
+
+    hits: list[Hit]
+    below: int | None
+    """Where to look for more, as ts; None: there is no more, or it would take too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A filter with words, as the index is asked."""
+
+    match: str
+    """For FTS5: only words in double quotes, AND, OR and brackets."""
+    score: str
+    """An SQL expression over an entry."""
+    values: dict[str, str]
+    """Its parameters."""
+    low: int
+    high: int
+    """The range of ts, inclusive."""
+
+
+def question_of(wanted: Filter, asked: Words, searched: frozenset[int]) -> Question | None:
+    """Return what to ask the index; None where nothing can match. `searched` kinds are indexed."""
+    groups = conditions(wanted, searched)
+    if groups is None or not asked.units:
+        return None
+    by_name = wanted.kinds is not None and wanted.kinds & searched <= NAMED
+    *units, last = (_quoted(unit) for unit in asked.units)
+    # Names are looked up while they are typed: the last word may be the beginning of one.
+    if by_name and " " not in asked.units[-1] and len(asked.units[-1]) <= MAX_PREFIX:
+        last = f"({last} OR {_quoted(prefix_mark(asked.units[-1]))})"
+    alternatives = (f"({' OR '.join(map(_quoted, group))})" for group in groups)
+    low = 0 if wanted.since is None else max(0, wanted.since) << SEQ_BITS
+    high = MAX_TS if wanted.until is None else max(-1, wanted.until + 1) << SEQ_BITS
+    score, values = _score(asked, by_name)
+    match = " AND ".join((*units, last, *alternatives))
+    return Question(match, score, values, min(low, MAX_TS), min(high - 1, MAX_TS))
+
+
+def _quoted(unit: str) -> str:
+    # Words hold letters, digits and symbols only: there is nothing to escape.
+    return f'"{unit}"'
+
+
+def _score(asked: Words, by_name: bool) -> tuple[str, dict[str, str]]:
+    """Return how good an entry is, after BM25: repetitions count less and less, long texts less.
+
+    Every word is in every match, so how rare each is would only weigh repetitions: that part is left
+    out. A word in the heading counts fourfold, the beginning of a name twofold; words side by side, and
+    words spelled as asked, count more.
+    """
+    values: dict[str, str] = {}
+
+    def named(value: str) -> str:
+        name = f"w{len(values)}"
+        values[name] = value
+        return ":" + name
+
+    def number(of: str, text: str) -> str:
+        sought = named(text)
+        return f"(length({of}) - length(replace({of}, {sought}, ''))) * 1.0 / length({sought})"
+
+    terms = []
+    for unit in asked.units:
+        beginnings = f" + 2 * {number('heading', f' {unit}')}" if by_name and unit == asked.units[-1] else ""
+        found = f"({number('body', f' {unit} ')} + 3 * {number('heading', f' {unit} ')}{beginnings})"
+        terms.append(f"2.2 * {found} / ({found} + length_part)")
+    parts = [" + ".join(terms)]
+    if len(asked.units) > 1:
+        parts.append(
+            f"{len(asked.units) / 2} * (instr(body, {named(' ' + ' '.join(asked.units) + ' ')}) > 0)"
+        )
+    parts.extend(f"0.3 * (instr(accented, {named(f' {word} ')}) > 0)" for word in asked.accented)
+    # BM25's k1 = 1.2 and b = 0.5, for texts of about 200 characters; a text of few words is not better yet.
+    length_part = "(1.2 * (0.5 + 0.5 * max(length(body), 80) / 200.0))"
+    # Mild: what is a month old counts a tenth less, what is very old a fifth.
+    days = f"max(0, :now - (ts >> {SEQ_BITS})) / 86400.0"
+    score = f"({' + '.join(parts)}) * (0.8 + 0.2 / (1 + {days} / 30))"
+    return score.replace("length_part", length_part), values
+
+
+class IndexReader:
+    """The index file as a process that answers questions has it open; one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """The file may come later, and may be made anew by its writer."""
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+
+    def find(
+        self, question: Question, *, below: int, now: int, clock: Callable[[], float] = monotonic
+    ) -> Pool:
+        """Return the next matches with ts < `below`. Raises StoreError."""
+        until = clock() + FIND_SECONDS
+        try:
+            connection = self._current()
+            span = self._span(connection)
+            if span is None:
+                return Pool([], None)
+            oldest, newest, width = span
+            low, high = max(question.low, oldest), min(question.high, newest, below - 1)
+            hits: list[Hit] = []
+            while high >= low and len(hits) < POOL and clock() < until:
+                start = max(low, high - width)
+                hits += self._window(connection, question, start, high, POOL - len(hits), now)
+                width *= _GROWTH
+                high = start - 1
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise StoreError(f"cannot search {self._path}: {error}") from error
+        full = len(hits) >= POOL
+        below = min((hit.ts for hit in hits), default=0)
+        hits.sort(reverse=True)
+        return Pool(hits, below if full else None)
+
+    def progress(self) -> tuple[int, float]:
+        """Return the cursor, and how long the events of the last batch had waited. Raises StoreError."""
+        try:
+            connection = self._current()
+            found = dict(connection.execute("SELECT name, value FROM state").fetchall())
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise StoreError(f"cannot read {self._path}: {error}") from error
+        return int(found.get("cursor", 0)), float(found.get("lag_seconds", 0.0))
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _current(self) -> sqlite3.Connection:
+        inode = self._path.stat().st_ino
+        if inode != self._inode:
+            self.close()
+        if self._connection is None:
+            connection = sqlite3.connect(
+                f"file:{self._path}?mode=ro",
+                uri=True,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+            self._connection, self._inode = connection, inode
+        return self._connection
+
+    def _span(self, connection: sqlite3.Connection) -> tuple[int, int, int] | None:
+        """Return the oldest and the newest ts, and how wide the first window is."""
+        oldest, newest = connection.execute(
+            "SELECT (SELECT min(ts) FROM entry), (SELECT max(ts) FROM entry)"
+        ).fetchone()
+        if oldest is None:
+            return None
+        (entries,) = connection.execute("SELECT value FROM state WHERE name = 'entries'").fetchone()
+        return oldest, newest, (newest - oldest) * _FIRST_WINDOW // max(1, entries) + 1
+
+    def _window(
+        self, connection: sqlite3.Connection, question: Question, low: int, high: int, most: int, now: int
+    ) -> Iterable[Hit]:
+        rows = connection.execute(
+            f"SELECT {question.score}, ts, id FROM (SELECT rowid FROM word WHERE word MATCH :match "
+            "AND rowid BETWEEN :low AND :high ORDER BY rowid DESC LIMIT :most) AS found "
+            "CROSS JOIN entry ON ts = found.rowid",
+            {**question.values, "match": question.match, "low": low, "high": high, "most": most, "now": now},
+        ).fetchall()
+        return [Hit(score, ts, EventId(id_.hex())) for score, ts, id_ in rows]

@@ -1,0 +1,108 @@
+"""The indexer as a process: `python -m relay.search.process --database PATH --index PATH --kinds 0,1`.
+
+It reads the relay's database and writes the index, at the lowest priority: a busy relay comes first.
+SIGTERM: exits 0 after the batch under way; the next start goes on from there.
+"""
+
+import argparse
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from relay.collector import settle
+from relay.logs import start_logging
+from relay.search.index_file import IndexFile
+from relay.search.indexer import Indexer
+from relay.settings import LogConfig
+from relay.store.api import StoreError
+from relay.store.sqlite.reader import SqliteReader
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.25
+"""Between two looks at the log. Polling asks nothing of the writer."""
+PATROL_SECONDS = 10.0
+RETRY_SECONDS = 5.0
+_LOWEST_PRIORITY = 19
+
+_ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+def run(
+    database: Path,
+    path: Path,
+    searched: frozenset[int],
+    is_ending: Callable[[float], bool],
+    ready: Callable[[], None],
+) -> None:
+    """Keep the index until `is_ending` says so; it is given the seconds that it may wait for that.
+
+    The database must exist. Raises StoreError.
+    """
+    reader = SqliteReader(database)
+    index = IndexFile(path, source=reader.key, kinds=searched)
+    try:
+        indexer = Indexer(reader, index, searched=searched, now=_now, monotonic=time.monotonic)
+        ready()
+        patrolled_at = time.monotonic()
+        pause = 0.0
+        while not is_ending(pause):
+            try:
+                pause = 0.0 if indexer.step() else POLL_SECONDS
+                if pause and time.monotonic() - patrolled_at >= PATROL_SECONDS:
+                    indexer.patrol()
+                    patrolled_at = time.monotonic()
+            except (StoreError, sqlite3.OperationalError) as error:
+                log.warning("indexing failed; trying again", error=str(error))
+                pause = RETRY_SECONDS
+            except sqlite3.DatabaseError as error:
+                log.warning("the search index is damaged; making it anew", error=str(error))
+                index.begin_anew()
+    finally:
+        index.close()
+        reader.close()
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+def _ends_within(seconds: float) -> bool:
+    return signal.sigtimedwait(_ENDING, seconds) is not None
+
+
+def main() -> None:
+    """Run the process; the supervisor is its only caller."""
+    # Waited for, not handled: a batch is never cut in two.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    parser = argparse.ArgumentParser(prog="relay.search.process")
+    parser.add_argument("--database", type=Path, required=True)
+    parser.add_argument("--index", type=Path, required=True)
+    parser.add_argument("--kinds", required=True)
+    parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--log-level", default=LogConfig().level)
+    parser.add_argument("--log-format", default=LogConfig().format)
+    args = parser.parse_args()
+    start_logging(LogConfig(level=args.log_level, format=args.log_format))
+    os.nice(_LOWEST_PRIORITY)
+
+    def ready() -> None:
+        settle()
+        os.write(args.ready_fd, b"ready\n")
+        os.close(args.ready_fd)
+
+    searched = frozenset(map(int, args.kinds.split(",")))
+    try:
+        run(args.database, args.index, searched, _ends_within, ready)
+    except StoreError as error:
+        sys.exit(f"torv search: {error}")
+
+
+if __name__ == "__main__":
+    main()
