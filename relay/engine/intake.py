@@ -28,9 +28,9 @@ LOOKED_UP_TOGETHER = 256
 answers to one client go out in one write; four times as many at a time cost duplicates a fifth less."""
 # Batches that were handed to the store and wait for their commit.
 BATCHES_IN_FLIGHT = 16
-MAX_ARRIVALS = 1_024
-"""Events that wait for admission; connections stop reading when it is reached. With eight times as many, all
-that is done to an event finds it out of the processor's caches, and costs a tenth more."""
+MAX_ARRIVALS = 2_048
+"""Events that wait for admission; connections stop reading when it is reached. With four times as many, what
+is done to an event finds it outside of the processor's caches, and costs up to a tenth more."""
 TAKEN_AT_ONCE = 32
 """Events that a connection brings once it may go on, as it is reckoned here."""
 
