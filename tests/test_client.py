@@ -430,6 +430,28 @@ async def test_pages_end_at_the_beginning_of_time() -> None:
     assert asked == [None, 0]
 
 
+@pytest.mark.parametrize(
+    ("hints", "pages"),
+    [(("finish",), 1), (("tomorrow's", "finish"), 1), (("more",), 3), ((), 3), (("Finish",), 3)],
+)
+async def test_pages_end_where_the_relay_says_that_this_was_all(hints: tuple[str, ...], pages: int) -> None:
+    asked = []
+
+    async def hint(connection: ServerConnection) -> None:
+        while True:
+            message = await hear(connection)
+            if isinstance(message, Req):
+                asked.append(message.filters[0].until)
+                if message.filters[0].until in (None, NOW):
+                    await say(connection, Delivered(message.subscription, NOTE))
+                await say(connection, Eose(message.subscription, hints))
+
+    async with serving(hint) as url, RelayClient(url) as client:
+        assert [each async for each in client.page_back(Filter())] == [NOTE]
+
+    assert asked == [None, NOW, NOW - 1][:pages]
+
+
 async def test_page_size_is_asked_for() -> None:
     async with SmallRelay(notes(ALICE, 5, step=1)) as relay, RelayClient(relay.url) as client:
         assert len([each async for each in client.page_back(Filter(), page_events=2)]) == 5

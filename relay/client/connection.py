@@ -49,6 +49,7 @@ PAGE_EVENTS = 500
 """How many events one page of `page_back` asks for: the cap that many relays have."""
 
 _MAX_UNANSWERED_EVENTS = 256
+_MAX_PAGE_EVENTS = 10_000
 _MAX_FETCHED_BYTES = 64 * 2**20
 # How long the relay may take to answer the close of the connection.
 _CLOSE_SECONDS = 1.0
@@ -196,45 +197,54 @@ class RelayClient:
         finally:
             await self._close(name)
 
-    async def fetch(self, filters: Sequence[Filter], *, most: int = 10_000) -> list[Event]:
+    async def fetch(self, filters: Sequence[Filter], *, most: int = _MAX_PAGE_EVENTS) -> list[Event]:
         """Return the stored events as the relay sends them, newest first, each once, checked.
 
         At most `most`, and 64 MiB of JSON; a relay has a cap of its own, so this may not be all: see
         `page_back`. Raises Rejected or Unreachable.
         """
+        found, _ = await self._fetch(filters, most)
+        return found
+
+    async def _fetch(self, filters: Sequence[Filter], most: int) -> tuple[list[Event], bool]:
+        """Do as `fetch`; say too whether the relay said that this is all."""
         found: dict[str, Event] = {}
         size = 0
+        is_complete = False
         with self._awaiting_answer():
             async with aclosing(self.subscribe(filters)) as items:
                 async for item in items:
                     if isinstance(item, EndOfStored):
+                        is_complete = item.is_complete
                         break
                     found[item.id] = item
                     size += len(encode(item))
                     if len(found) >= most or size >= _MAX_FETCHED_BYTES:
                         break
-        return list(found.values())
+        return list(found.values()), is_complete
 
     async def page_back(
         self, wanted: Filter, *, page_events: int = PAGE_EVENTS
     ) -> AsyncGenerator[Event, None]:
-        """Yield all stored events that match, newest first, page by page until an empty page.
+        """Yield all stored events that match, newest first, page by page until there are no more.
 
-        A relay cuts long answers without saying so; only an empty page proves that there is no more.
-        `wanted.limit` is not looked at. Events beyond the relay's cap that share one second cannot be
-        reached by any filter. Raises Rejected or Unreachable.
+        Most relays cut long answers without saying so: then only an empty page proves that. Others say
+        what was all, and send seconds whole (NIP-67); elsewhere events beyond the relay's cap that share
+        one second cannot be reached by any filter. `wanted.limit` is not looked at. Raises Rejected or
+        Unreachable.
         """
         until = wanted.until
         since = max(0, wanted.since or 0)
         yielded: set[str] = set()
         while until is None or until >= since:
-            page = await self.fetch([replace(wanted, until=until, limit=page_events)])
-            if not page:
-                return
+            asked = replace(wanted, until=until, limit=page_events)
+            page, is_last = await self._fetch([asked], _MAX_PAGE_EVENTS)
             page.sort(key=lambda event: (-event.created_at, event.id))
             fresh = [event for event in page if event.id not in yielded]
             for event in fresh:
                 yield event
+            if is_last or not page:
+                return
             oldest = page[-1].created_at
             if fresh:
                 # The oldest second may have been cut in two: ask for it until it brings nothing new.
@@ -397,8 +407,8 @@ class RelayClient:
                         each.set_result(message)
             case Delivered(name, event) if (inbox := self._inboxes.get(name)) is not None:
                 self._deliver(inbox, event, size)
-            case Eose(name) if (inbox := self._inboxes.get(name)) is not None:
-                inbox.put_end_of_stored()
+            case Eose(name, hints) if (inbox := self._inboxes.get(name)) is not None:
+                inbox.put_end_of_stored(is_complete="finish" in hints)
             case Closed(name, reason):
                 self._end(name, self._rejected(reason))
             case Counted(name, number) if (counted := self._counts.get(name)) is not None:

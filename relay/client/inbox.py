@@ -19,6 +19,9 @@ _OVERFULL_BYTES = 8 * 2**20
 class EndOfStored:
     """Stands between a subscription's stored events and its live ones."""
 
+    is_complete: bool = False
+    """Whether the relay said that it had no more that match (NIP-67); most relays do not say."""
+
 
 @dataclass(slots=True)
 class Inbox:
@@ -48,11 +51,11 @@ class Inbox:
         self.held_bytes += size
         self._changed.set()
 
-    def put_end_of_stored(self) -> None:
+    def put_end_of_stored(self, *, is_complete: bool) -> None:
         """Mark that live events follow. A second time does nothing."""
         if not self.has_all_stored:
             self.has_all_stored = True
-            self._items.append((EndOfStored(), 0))
+            self._items.append((EndOfStored(is_complete), 0))
             self._changed.set()
 
     def end(self, failure: RelayFailure) -> None:
