@@ -33,6 +33,7 @@ from relay.net.board import Board
 from relay.net.server import Server
 from relay.net.workers import CannotStart, Program, Supervisor, bind
 from relay.settings import LogConfig
+from relay.store.api import StoreError
 from relay.store.link import LinkedStore
 from relay.writing import WriterSettings
 
@@ -127,6 +128,8 @@ def _worker(
         fds=(listening.fileno(), board.fd),
         stop_seconds=relay.timeouts.drain_seconds + 5,
         on_death=lambda: board.forget(number),
+        # It takes as long to start as the writer does, which it then waits for.
+        waits=False,
     )
 
 
@@ -155,7 +158,9 @@ async def run_worker(
     relay_config = settings.relay
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    store = await LinkedStore.connect(settings.data / DATABASE, settings.data / WRITER_SOCKET)
+    store = await _connect(settings.data, stop)
+    if store is None:
+        return
     try:
         desk = Desk()
         desk.open(store)
@@ -201,6 +206,20 @@ def main() -> None:
     listening = socket.socket(fileno=args.listen_fd)
     board = Board(args.board_fd, settings.process, settings.processes)
     uvloop.run(run_worker(settings, listening, board, lambda: _say_ready(args.ready_fd)))
+
+
+async def _connect(data: Path, stop: asyncio.Event) -> LinkedStore | None:
+    """Wait for the writer; None when it was told to stop first. Raises StoreError, StoreTooNew."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            connecting = tasks.create_task(LinkedStore.connect(data / DATABASE, data / WRITER_SOCKET))
+            stopping = tasks.create_task(stop.wait())
+            await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            connecting.cancel()  # does nothing to one that is done
+    except* StoreError as group:
+        raise group.exceptions[0] from None
+    return None if connecting.cancelled() else connecting.result()
 
 
 def _say_ready(fd: int) -> None:

@@ -52,6 +52,8 @@ class Program:
     """How long it may take to stop."""
     ready_fd: bool = True
     """Whether it takes `--ready-fd N` and writes one line there when it serves."""
+    waits: bool = True
+    """Whether it starts when the groups before it are ready, and not along with the last of them."""
     on_death: Callable[[], None] | None = None
 
 
@@ -90,7 +92,7 @@ def bind(host: str, port: int, count: int) -> list[socket.socket]:
 
 
 class Supervisor:
-    """Runs groups of programs: each group is ready before the next starts, and stops after it."""
+    """Runs groups of programs: each is ready before the next starts, if that waits, and stops after it."""
 
     def __init__(self, groups: Sequence[Sequence[Program]]) -> None:
         self._groups = groups
@@ -102,16 +104,20 @@ class Supervisor:
         """Serve until `stop` is set. Raises CannotStart when a program does not get ready at first."""
         async with asyncio.TaskGroup() as tasks:
             try:
+                started: list[asyncio.Future[None]] = []
                 for group in self._groups:
-                    started = []
+                    if any(program.waits for program in group):
+                        await _all(started, stop)
+                        if stop.is_set():
+                            return
+                        started = []
                     for program in group:
                         ready = asyncio.get_running_loop().create_future()
                         self._tasks[program.name] = tasks.create_task(self._keep(program, ready))
                         started.append(ready)
-                    for ready in started:
-                        await _first(ready, stop)
-                    if stop.is_set():
-                        return
+                await _all(started, stop)
+                if stop.is_set():
+                    return
                 on_ready()
                 await stop.wait()
             finally:
@@ -229,6 +235,11 @@ async def _read_line(fd: int) -> bytes:
         return await readable
     finally:
         loop.remove_reader(fd)
+
+
+async def _all(started: "Sequence[asyncio.Future[None]]", stop: asyncio.Event) -> None:
+    for ready in started:
+        await _first(ready, stop)
 
 
 async def _first(ready: "asyncio.Future[None]", stop: asyncio.Event) -> None:

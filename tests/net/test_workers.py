@@ -231,6 +231,23 @@ async def test_when_several_cannot_start_one_is_named_and_none_is_left(
     assert "never retrieved" not in caplog.text
 
 
+async def test_a_group_that_does_not_wait_starts_along_with_the_one_before(
+    program: Callable[..., Program], journal: Journal
+) -> None:
+    stop = asyncio.Event()
+    groups = [[program("a", SILENT)], [program("b", waits=False)], [program("c")]]
+    running = asyncio.create_task(Supervisor(groups).run(stop, stop.set))
+
+    await journal.wait_for(1, "a starts")
+    await journal.wait_for(1, "b starts")
+    stop.set()
+    async with asyncio.timeout(20):
+        await running
+
+    assert journal.lines[-1] == "a stops"
+    assert not journal.pids("c starts")
+
+
 async def test_a_stop_while_programs_start_stops_them(
     program: Callable[..., Program], journal: Journal
 ) -> None:

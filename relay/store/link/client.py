@@ -19,7 +19,7 @@ MAX_UNANSWERED_BYTES = 32 * 2**20
 MAX_PUSH_BYTES = 8 * 2**20
 """Unsent bytes, beyond which ephemeral events are dropped."""
 FIRST_RETRY_SECONDS = 0.02
-LAST_RETRY_SECONDS = 0.25
+LAST_RETRY_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,79 +1,22 @@
-"""The database file: its tables, its migrations, and how connections to it are opened."""
+"""The database file: whose it is, and how connections to it are opened."""
 
-import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-
-from sqlite_utils import Database, Migrations
 
 from relay.store.api import StoreError, StoreTooNew
 
 APPLICATION_ID = 0x546F7276
 """`Torv`: tells a relay's database from any other SQLite file."""
 
-_SET = "torv.store"
+MIGRATIONS = ("0001_events_and_postings", "0002_tables_and_owners")
+"""What makes a database of this version, in order; migrations.py has them."""
+
+_APPLIED = "SELECT name FROM _sqlite_migrations WHERE migration_set = 'torv.store'"
 _BUSY_SECONDS = 5.0
 _MAPPED_BYTES = 64 * 2**30
 """Address space, not memory; SQLite caps it at what it was built for (2 GiB on Debian)."""
-
-migrations = Migrations(_SET)
-
-
-@migrations(name="0001_events_and_postings")
-def _events_and_postings(database: Database) -> None:
-    for statement in (
-        # AUTOINCREMENT: without it SQLite reuses the newest rowid after a removal, and the log
-        # would repeat a seq. The json comes last, so that the columns before it are read without it.
-        """CREATE TABLE event(
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            created_at INTEGER NOT NULL,
-            expires_at INTEGER,
-            live INTEGER NOT NULL,
-            address INTEGER,
-            owners BLOB,
-            postings BLOB NOT NULL,
-            json BLOB NOT NULL
-        ) STRICT""",
-        "CREATE INDEX event_expiry ON event(expires_at) WHERE expires_at IS NOT NULL",
-        # Postings: h = keyed hash of what is looked for; ts = created_at << 31 | seq, or -n for
-        # the tombstone n, which is found by the same look-up as the event it keeps away.
-        *(
-            f"CREATE TABLE ix{tier}(h INTEGER, ts INTEGER, kind INTEGER NOT NULL, PRIMARY KEY(h, ts)) "
-            "STRICT, WITHOUT ROWID"
-            for tier in range(3)
-        ),
-        # Removed events whose postings are still in the tiers.
-        """CREATE TABLE dead(
-            seq INTEGER PRIMARY KEY, created_at INTEGER NOT NULL, postings BLOB NOT NULL
-        ) STRICT""",
-        """CREATE TABLE tombstone(
-            n INTEGER PRIMARY KEY AUTOINCREMENT, target BLOB NOT NULL, by BLOB, until INTEGER NOT NULL
-        ) STRICT""",
-        "CREATE TABLE secret(hash_key BLOB NOT NULL) STRICT",
-    ):
-        database.execute(statement)
-    database.execute("INSERT INTO secret VALUES (?)", [os.urandom(16)])
-    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-
-
-@migrations(name="0002_tables_and_owners")
-def _tables_and_owners(database: Database) -> None:
-    for statement in (
-        # A value of NULL: deleted, kept for those who follow. A version: of a followed table only.
-        """CREATE TABLE record(
-            tab TEXT NOT NULL, key TEXT NOT NULL, value BLOB, version INTEGER, PRIMARY KEY(tab, key)
-        ) STRICT, WITHOUT ROWID""",
-        "CREATE INDEX record_version ON record(version, tab) WHERE version IS NOT NULL",
-        # The few events that tables judged, and by which: names joined by spaces.
-        "CREATE TABLE judged(seq INTEGER PRIMARY KEY, tables TEXT NOT NULL) STRICT",
-        # Whose events up to a time were removed; unfinished while some may still be there.
-        """CREATE TABLE farewell(
-            owner BLOB PRIMARY KEY, until INTEGER NOT NULL, unfinished INTEGER NOT NULL
-        ) STRICT, WITHOUT ROWID""",
-    ):
-        database.execute(statement)
 
 
 @contextmanager
@@ -101,14 +44,18 @@ def open_for_writing(path: Path, *, cache_mib: int) -> sqlite3.Connection:
     with failures_as_store_errors(f"cannot open {path}"):
         connection = connect(path, cache_mib=cache_mib)
         try:
-            _check_is_ours(connection, path)
+            applied = _check_is_ours(connection, path)
             if (mode := connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
                 raise StoreError(f"{path}: the file system cannot hold a write-ahead log (mode {mode})")
             # FULL: the log reaches the disk before a commit returns, and with it before the OK.
             connection.execute("PRAGMA synchronous = FULL")
             # Checkpoints run beside the commits, from a connection of their own.
             connection.execute("PRAGMA wal_autocheckpoint = 0")
-            migrations.apply(Database(connection, recursive_triggers=False, execute_plugins=False))
+            if applied != set(MIGRATIONS):
+                # Imported only here: it takes a tenth of a second, and longer where NumPy is installed.
+                from relay.store.sqlite.migrations import migrate
+
+                migrate(connection)
         except BaseException:
             connection.close()
             raise
@@ -122,7 +69,7 @@ def open_for_reading(path: Path, *, cache_mib: int) -> sqlite3.Connection:
             raise StoreError(f"{path} does not exist")
         connection = connect(path, cache_mib=cache_mib)
         try:
-            missing = _known_migrations() - _check_is_ours(connection, path)
+            missing = set(MIGRATIONS) - _check_is_ours(connection, path)
             if missing:
                 raise StoreError(f"{path} lacks {', '.join(sorted(missing))}: its writer has not opened it")
             connection.execute("PRAGMA query_only = ON")
@@ -141,23 +88,15 @@ def hash_key(connection: sqlite3.Connection) -> bytes:
     return key
 
 
-def _known_migrations() -> set[str]:
-    with closing(sqlite3.connect(":memory:")) as empty:
-        return {migration.name for migration in migrations.pending(Database(empty, execute_plugins=False))}
-
-
 def _check_is_ours(connection: sqlite3.Connection, path: Path) -> set[str]:
     """Return the applied migrations; none for an empty file. Raises StoreTooNew, StoreError."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
         return set()
     applied = set()
-    if Migrations.migrations_table in tables:
-        rows = connection.execute(
-            f"SELECT name FROM {Migrations.migrations_table} WHERE migration_set = ?", [_SET]
-        )
-        applied = {name for (name,) in rows}
-    if unknown := applied - _known_migrations():
+    if "_sqlite_migrations" in tables:
+        applied = {name for (name,) in connection.execute(_APPLIED)}
+    if unknown := applied - set(MIGRATIONS):
         raise StoreTooNew(
             f"{path} was written by a newer Torv (it has {', '.join(sorted(unknown))}): "
             "start that version, or restore a backup made before the upgrade"
