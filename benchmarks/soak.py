@@ -26,6 +26,8 @@ FILLED = 200_000
 SAMPLE_SECONDS = 10.0
 WINDOWS = 6
 """Of ten minutes in an hour. The first is for warming up."""
+PROGRAMS = {"torv": "supervisor", "relay.writing": "writer", "relay.app": "worker"}
+"""What the processes are called, by the module that each runs."""
 ALLOWED_GROWTH = 0.01
 """From one window to the next."""
 
@@ -139,15 +141,11 @@ def _step(seconds: float) -> float:
 
 
 def _memory(pid: int) -> dict[str, int]:
-    """Return the memory of each process of the relay, by its name."""
+    """Return the memory of each process of the relay, by its name and id."""
     found = {}
     for member in sorted(tree(pid)):
-        command = Path(f"/proc/{member}/cmdline").read_bytes()
-        if member == pid:
-            name = "supervisor"
-        elif b"writer" in command:
-            name = "writer"
-        else:
-            name = f"worker {member}"
-        found[name] = usage_of(member).anonymous_bytes
+        words = Path(f"/proc/{member}/cmdline").read_bytes().decode().split("\0")
+        module = words[words.index("-m") + 1] if "-m" in words else words[0]
+        name = PROGRAMS.get(module, module)
+        found[f"{name} {member}"] = usage_of(member).anonymous_bytes
     return found

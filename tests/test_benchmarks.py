@@ -76,7 +76,7 @@ def test_frames_of_all_lengths_are_told_apart() -> None:
 
 def run(*arguments: str, cache: Path) -> str:
     command = [sys.executable, "-m", "benchmarks", "--cache", str(cache), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
