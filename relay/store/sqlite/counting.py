@@ -1,5 +1,6 @@
 """How many events match: from the postings alone wherever they can say it."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -7,13 +8,24 @@ from relay.store.api import Stored
 from relay.store.sqlite.cursors import KEYS_AT_ONCE, Asking, Cursors, Hit, kind_condition
 from relay.store.sqlite.plan import Span
 from relay.store.sqlite.postings import SEQ_BITS, SEQ_MASK
+from relay.store.sqlite.removed import Removed
 from relay.store.sqlite.rows import ROWS_AT_ONCE, Rows
 from relay.store.sqlite.scanning import POSTINGS_AT_ONCE, Question
 from relay.store.sqlite.statements import numbers
 from relay.store.sqlite.tiers import TIERS
 
+_COUNTED_AT_FIRST = 2_048
 _COUNTED_AT_ONCE = 8_192
 """Postings of each tier that one statement counts at most."""
+
+_OF_HASHES = (
+    "SELECT count(*) FROM {tier} WHERE h IN (SELECT value FROM json_each(:hashes)) "
+    "AND ts BETWEEN :low AND :high"
+)
+_OF_REMOVED = (
+    "SELECT count(*) FROM json_each(:removed) CROSS JOIN {tier} ON h = json_extract(:hashes, '$[0]') "
+    "AND ts = value WHERE TRUE"
+)
 
 
 class Found(NamedTuple):
@@ -29,9 +41,12 @@ class Found(NamedTuple):
 class Count:
     """One question being counted. Each step is a slice of bounded work."""
 
-    def __init__(self, question: Question, ask: Asking, cursors: Cursors, rows: Rows) -> None:
+    def __init__(
+        self, question: Question, ask: Asking, removed: Removed, cursors: Cursors, rows: Rows
+    ) -> None:
         self._question = question
         self._ask = ask
+        self._removed = removed
         self._cursors = cursors
         self._rows = rows
 
@@ -53,49 +68,58 @@ class Count:
 
     def _of_one(self, h: int) -> Iterator[int]:
         high = self._question.span.high
+        at_once = _COUNTED_AT_FIRST
         while high >= self._question.span.low:
             span = Span(self._question.span.low, high)
-            low = self._cursors.floor([h], span, _COUNTED_AT_ONCE)
-            yield self._living([h], Span(low, high))
+            low = self._cursors.floor([h], span, at_once)
+            yield self._living([h], Span(low, high), low > span.low or at_once > _COUNTED_AT_FIRST)
             high = low - 1
+            at_once = _COUNTED_AT_ONCE
 
-    def _living(self, hashes: Sequence[int], span: Span) -> int:
-        """Count the postings of events that are neither removed nor expired, within one snapshot."""
+    def _living(self, hashes: Sequence[int], span: Span, is_large: bool = False) -> int:
+        """Count the postings of events that are neither removed nor expired, within one snapshot.
+
+        `is_large` says that it is worth while to learn which events of the only hash were removed.
+        """
         question = self._question
         kinds = question.drive.kinds
         # Each condition costs as much as the counting itself, and is seldom needed.
-        self._ask("BEGIN")
-        try:
+        with self._ask.snapshot():
             ((head, has_dead, has_expired),) = self._ask(
                 "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0), "
                 "EXISTS (SELECT 1 FROM dead WHERE seq > 0), "
                 "EXISTS (SELECT 1 FROM event WHERE expires_at <= ?)",
                 question.now,
             )
-            conditions = [kind_condition(kinds, ":kinds")]
+            conditions = kind_condition(kinds, ":kinds")
             if question.upto < head:
-                conditions.append(f"AND ts & {SEQ_MASK} <= :upto")
-            if has_dead:
-                conditions.append(f"AND ts & {SEQ_MASK} NOT IN (SELECT seq FROM dead)")
+                conditions += f" AND ts & {SEQ_MASK} <= :upto"
+            removed = self._removed.under(hashes[0]) if has_dead and is_large else None
+            gone = 0
+            if removed is not None:
+                removed = removed[bisect_left(removed, span.low) : bisect_right(removed, span.high)]
+                # Some postings may have been purged.
+                gone = self._counted(f"{_OF_REMOVED} {conditions}", hashes, span, removed) if removed else 0
+            elif has_dead:
+                conditions += f" AND ts & {SEQ_MASK} NOT IN (SELECT seq FROM dead)"
             if has_expired:
-                conditions.append(
-                    f"AND ts & {SEQ_MASK} NOT IN (SELECT seq FROM event WHERE expires_at <= :now)"
-                )
-            counts = self._ask(
-                " UNION ALL ".join(
-                    f"SELECT count(*) FROM {tier} WHERE h IN (SELECT value FROM json_each(:hashes)) "
-                    f"AND ts BETWEEN :low AND :high {' '.join(conditions)}"
-                    for tier in TIERS
-                ),
-                hashes=numbers(hashes),
-                low=span.low,
-                high=span.high,
-                upto=question.upto,
-                now=question.now,
-                kinds=numbers(kinds.of) if kinds else "[]",
-            )
-        finally:
-            self._ask("COMMIT")
+                conditions += f" AND ts & {SEQ_MASK} NOT IN (SELECT seq FROM event WHERE expires_at <= :now)"
+            return self._counted(f"{_OF_HASHES} {conditions}", hashes, span) - gone
+
+    def _counted(self, count: str, hashes: Sequence[int], span: Span, removed: Sequence[int] = ()) -> int:
+        """Return the sum of a count over all tiers."""
+        question = self._question
+        kinds = question.drive.kinds
+        counts = self._ask(
+            " UNION ALL ".join(count.format(tier=tier) for tier in TIERS),
+            hashes=numbers(hashes),
+            low=span.low,
+            high=span.high,
+            upto=question.upto,
+            now=question.now,
+            kinds=numbers(kinds.of) if kinds else "[]",
+            removed=numbers(removed),
+        )
         return sum(count for (count,) in counts)
 
     def matches(self, *, with_rows: bool) -> Iterator[Found]:

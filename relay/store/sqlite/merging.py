@@ -18,7 +18,7 @@ _SIZES = (1, 2, 4, 8, MOST_MERGED)
 connection's cache. A row passes through a merge for each part, three for each hash. Where there are
 fewer hashes the others are NULL, which costs next to nothing."""
 
-Value = int | str | None
+Value = int | str | bytes | None
 
 
 class Statements(NamedTuple):

@@ -16,6 +16,7 @@ from relay.store.sqlite.listing import Listed, Listing
 from relay.store.sqlite.plan import Drive, Keys, Kinds, Span, cheapest, drives, recent_rows, span_of
 from relay.store.sqlite.postings import MAX_TS, SEQ_MASK, Hashes
 from relay.store.sqlite.records import RecordReading
+from relay.store.sqlite.removed import Removed
 from relay.store.sqlite.rows import ROWS_AT_ONCE, Rows
 from relay.store.sqlite.scanning import Page, Question, Scan
 from relay.store.sqlite.schema import failures_as_store_errors, hash_key, open_for_reading
@@ -36,6 +37,7 @@ class SqliteReader:
         self._hashes = Hashes(self.key)
         self._cursors = Cursors(self._ask, self._hashes.everything)
         self._rows = Rows(self._ask)
+        self._removed = Removed(self._ask)
         self.records = RecordReading(self._ask)
         """The records of tables."""
 
@@ -87,7 +89,7 @@ class SqliteReader:
         `kinds` stands for the filter's own condition.
         """
         question = self._plan(wanted, kinds, upto, now)
-        yield from Count(question, self._ask, self._cursors, self._rows).numbers()
+        yield from Count(question, self._ask, self._removed, self._cursors, self._rows).numbers()
 
     def matches(
         self, wanted: Filter, kinds: Kinds | None, *, upto: Seq, now: int, with_rows: bool
@@ -97,7 +99,9 @@ class SqliteReader:
         `kinds` stands for the filter's own condition.
         """
         question = self._plan(wanted, kinds, upto, now)
-        yield from Count(question, self._ask, self._cursors, self._rows).matches(with_rows=with_rows)
+        yield from Count(question, self._ask, self._removed, self._cursors, self._rows).matches(
+            with_rows=with_rows
+        )
 
     def items(self, wanted: Filter, kinds: Kinds | None, *, upto: Seq, now: int) -> Iterator[Listed]:
         """Yield what matches as (created_at, id), the newest second first.
