@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from relay.config import LimitsConfig, RelayConfig, TimeoutsConfig
+from relay.nostr import filter as filters
 from relay.nostr import kinds
 from relay.nostr.event import Event
 from relay.nostr.negentropy import Client as Negentropy
 from relay.nostr.negentropy import Vector
-from relay.store.api import Outcome, Seq
+from relay.store.api import Outcome, Seq, StoreError, Veil
 from relay.store.memory import MemoryStore
 from tests.events import ALICE, BOB, CAROL, NOW, Clock, event, note, notes, write
 from tests.net.house import Client, Filter, House
@@ -299,6 +300,26 @@ async def test_a_session_that_is_closed_while_it_is_made_says_nothing_more(slow:
     slow.store.may_read.set()
 
     assert await client.heard() == []
+
+
+class FailingStore(MemoryStore):
+    """A store that cannot be listed."""
+
+    async def items(
+        self, wanted: filters.Filter, *, upto: Seq, now: int, veil: Veil | None = None
+    ) -> AsyncIterator[list[tuple[int, bytes]]]:
+        yield [(NOW, b"i" * 32)]
+        raise StoreError("the disk is gone; this text is for the operator")
+
+
+async def test_a_store_that_cannot_be_read_ends_the_session_and_nothing_else(clock: Clock) -> None:
+    async with House(clock, store=FailingStore()) as house:
+        client = await house.connect()
+
+        answer = await answer_to(client, "NEG-OPEN", "x", {}, OPENING)
+
+        assert answer == ["NEG-ERR", "x", "error: the relay could not read its database; try again later"]
+        assert await client.publish(note(ALICE)) == (True, "")
 
 
 # Bad input.
