@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 _FAILED = Refusal(Prefix.ERROR, "the relay could not read its database; try again later")
 _UNKNOWN = Refusal(Prefix.CLOSED, "no reconciliation of this name is open")
+_SEARCH = Refusal(Prefix.UNSUPPORTED, "what is searched for cannot be reconciled")
 _IMPATIENT = invalid("NEG-MSG waits for the answer to the one before")
 
 
@@ -63,7 +64,9 @@ class Reconciling:
                 NegErr(name, str(Refusal(Prefix.RATE_LIMITED, f"at most {most} reconciliations at a time")))
             )
             return
-        answer = self._relay.reconcile(message.wanted, origin, most=self._limits.max_negentropy_events)
+        answer: Reconciliation | Refusal = _SEARCH
+        if message.wanted.search is None:
+            answer = self._relay.reconcile(message.wanted, origin, most=self._limits.max_negentropy_events)
         if isinstance(answer, Refusal):
             self._send(NegErr(name, str(answer)))
             return
