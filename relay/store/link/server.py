@@ -325,10 +325,8 @@ class WriterServer:
 
 
 def _bell(done: Committed) -> bytes:
-    rows = None
-    if sum(len(row.json) for row in done.rows) <= MAX_PUSH_BYTES:
-        rows = [(row.seq, row.created_at, row.json) for row in done.rows]
-    return encode(Say.BELL, done.after, done.upto, rows)
+    fits = sum(len(json) for _, _, json in done.rows) <= MAX_PUSH_BYTES
+    return encode(Say.BELL, done.after, done.upto, done.rows if fits else None)
 
 
 class _Worker(FrameStream):

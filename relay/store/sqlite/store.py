@@ -119,8 +119,9 @@ class SqliteStore:
 
     def _ring(self, done: Committed) -> None:
         if done.upto > done.after:
+            rows = tuple(map(Stored._make, done.rows))
             for ring in self._on_bell:
-                ring(Bell(done.after, done.upto, done.rows))
+                ring(Bell(done.after, done.upto, rows))
 
     async def _remove_all(self) -> None:
         """Remove what those own who took leave."""

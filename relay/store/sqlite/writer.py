@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from relay.nostr.event import MAX_CREATED_AT, Event, decode
 from relay.nostr.reasons import Refusal
-from relay.store.api import MAX_SEQ, Outcome, Ruling, Seq, Stored, StoreError, Table
+from relay.store.api import MAX_SEQ, Outcome, Ruling, Seq, StoreError, Table
 from relay.store.records import Tables
 from relay.store.sqlite.farewells import Farewells
 from relay.store.sqlite.postings import (
@@ -39,14 +39,18 @@ _SWEPT_AT_ONCE = 256
 
 _T = TypeVar("_T")
 
+# An enum's member costs as much as a call.
+_STORED = Outcome.STORED
+_DUPLICATE = Outcome.DUPLICATE
+
 
 class Committed(NamedTuple):
     """What one transaction did."""
 
     outcomes: list[Outcome | Refusal]
     """One per prepared write, in order."""
-    rows: tuple[Stored, ...]
-    """The live rows it left, in order of seq."""
+    rows: list[tuple[Seq, int, bytes]]
+    """The live rows it left, in order of seq: what `Stored` is made of, and as it travels."""
     after: Seq
     """The head before it."""
     upto: Seq
@@ -81,7 +85,7 @@ class _Known:
     """What the database holds about the ids and addresses that a batch names, and what becomes of it."""
 
     rows: dict[bytes, _Row] = field(default_factory=dict)
-    """By id."""
+    """Those that are stored, by id."""
     holders: dict[int, _Row] = field(default_factory=dict)
     """By the hash of the address."""
     barred: dict[bytes, set[bytes]] = field(default_factory=dict)
@@ -101,7 +105,7 @@ class _Batch:
         self._known = known
         self.tombstones = tombstones
         """The number of the newest tombstone."""
-        self.fresh: dict[bytes, tuple[_Row, Prepared]] = {}
+        self.fresh: dict[bytes, Prepared] = {}
         """The events to store, in order, by id."""
         self.gone: list[_Row] = []
         """Stored events to remove."""
@@ -113,11 +117,21 @@ class _Batch:
         self.farewells: dict[bytes, int] = {}
         """Owner → the time up to which all that it owns goes."""
         self._gone_seqs: set[int] = set()
+        self._any_left = bool(writer.farewells)
 
     def write(self, prepared: Prepared) -> Outcome | Refusal:
         """Say what becomes of the write."""
-        outcome, rulings = self._keep(prepared)
-        if outcome in (Outcome.STORED, Outcome.DUPLICATE):
+        rulings: tuple[Ruling, ...] = ()
+        outcome: Outcome | Refusal | None = self._obstacle(prepared)
+        if outcome is None:
+            if tables := prepared[10]:
+                judged = self._writer.judge(tables, decode(prepared[0]), self._now)
+                if isinstance(judged, Refusal):
+                    return judged
+                rulings = judged
+            self._keep(prepared)
+            outcome = _STORED
+        if prepared[7] and (outcome is _STORED or outcome is _DUPLICATE):
             for removal in prepared[7]:
                 self._remove(removal)
         for ruling in rulings:
@@ -129,7 +143,7 @@ class _Batch:
         if ruling.removals:
             self._learn([self._writer.hashes.id(id_) for id_ in ruling.removals])
             for id_ in ruling.removals:
-                if (struck := self._known.rows.get(id_.encode())) is not None:
+                if (struck := self._find(id_.encode())) is not None:
                     self._forget(struck)
         for further in ruling.also:
             prepared = prepare(replace(further, live=live, tables=()), self._writer.hashes)
@@ -140,36 +154,40 @@ class _Batch:
         """Look up what the batch did not name itself; what it removed stays removed."""
         self._writer.look_up(hashes, self._known, self._gone_seqs)
 
-    def _keep(self, prepared: Prepared) -> tuple[Outcome | Refusal, tuple[Ruling, ...]]:
-        json, created_at, _, _, address, _, owners, _, _, _, tables = prepared
-        row = _Row(json[ID], json[AUTHOR], created_at, address, owners, tables, None)
-        if row.id in self._known.rows:
-            return Outcome.DUPLICATE, ()
-        if any(row.is_owned_by(key) for key in self._known.barred.get(row.id, ())):
-            return Outcome.DELETED, ()
-        if (self.farewells or self._writer.farewells) and self._is_left(row):
-            return Outcome.DELETED, ()
-        holder = None
+    def _obstacle(self, prepared: Prepared) -> Outcome | None:
+        """Say why an event is not stored; None if it is, tables permitting."""
+        json, created_at, address = prepared[0], prepared[1], prepared[4]
+        known = self._known
+        id_ = json[ID]
+        if id_ in self.fresh or id_ in known.rows:
+            return _DUPLICATE
+        # Few batches name anything that was removed.
+        if known.barred or self._any_left or self.farewells:
+            row = _row(prepared)
+            if any(row.is_owned_by(key) for key in known.barred.get(id_, ())) or self._is_left(row):
+                return Outcome.DELETED
         if address is not None:
-            if address in self._known.until and created_at <= self._known.until[address][1]:
-                return Outcome.DELETED, ()
-            holder = self._known.holders.get(address)
+            if address in known.until and created_at <= known.until[address][1]:
+                return Outcome.DELETED
+            holder = known.holders.get(address)
             # NIP-01: the newer stays; on equal created_at the lowest id.
-            if holder is not None and (-holder.created_at, holder.id) < (-created_at, row.id):
-                return Outcome.SUPERSEDED, ()
-        rulings: tuple[Ruling, ...] = ()
-        if tables:
-            judged = self._writer.judge(tables, decode(json), self._now)
-            if isinstance(judged, Refusal):
-                return judged, ()
-            rulings = judged
-        if holder is not None:
-            self._forget(holder)
+            if holder is not None and (-holder.created_at, holder.id) < (-created_at, id_):
+                return Outcome.SUPERSEDED
+        return None
+
+    def _keep(self, prepared: Prepared) -> None:
+        address = prepared[4]
         if address is not None:
-            self._known.holders[address] = row
-        self._known.rows[row.id] = row
-        self.fresh[row.id] = row, prepared
-        return Outcome.STORED, rulings
+            holder = self._known.holders.get(address)
+            if holder is not None:
+                self._forget(holder)
+            self._known.holders[address] = _row(prepared)
+        self.fresh[prepared[0][ID]] = prepared
+
+    def _find(self, id_: bytes) -> _Row | None:
+        """Return an event that is stored, or will be."""
+        fresh = self.fresh.get(id_)
+        return self._known.rows.get(id_) if fresh is None else _row(fresh)
 
     def _is_left(self, row: _Row) -> bool:
         """Say whether an owner of the event took leave at its time or later."""
@@ -183,7 +201,7 @@ class _Batch:
         if not target and by is not None:
             # What is stored goes in slices, after this transaction.
             self.farewells[by] = max(until, self.farewells.get(by, -1))
-            for owned in list(self._known.rows.values()):
+            for owned in [*self._known.rows.values(), *map(_row, self.fresh.values())]:
                 if owned.created_at <= until and owned.is_owned_by(by):
                     self._forget(owned)
             return
@@ -192,7 +210,7 @@ class _Batch:
             if by not in barred:
                 barred.add(by)
                 self._bury(hash_, target, by, 0)
-            row = self._known.rows.get(target)
+            row = self._find(target)
             if row is not None and row.is_owned_by(by):
                 self._forget(row)
             return
@@ -214,28 +232,32 @@ class _Batch:
         return self.tombstones
 
     def _forget(self, row: _Row) -> None:
-        del self._known.rows[row.id]
         if row.address is not None:
             del self._known.holders[row.address]
         if row.seq is None:
-            _, prepared = self.fresh.pop(row.id)
+            prepared = self.fresh.pop(row.id)
             if row.tables:
                 self._writer.tell(row.tables, decode(prepared[0]))
         else:
+            del self._known.rows[row.id]
             self.gone.append(row)
             self._gone_seqs.add(row.seq)
             if row.tables:
                 self._writer.tell(row.tables, self._writer.event(row.seq))
 
 
-def _named(batch: Iterable[Prepared]) -> set[int]:
+def _row(prepared: Prepared) -> _Row:
+    json, created_at, _, _, address, _, owners, _, _, _, tables = prepared
+    return _Row(json[ID], json[AUTHOR], created_at, address, owners, tables, None)
+
+
+def _named(batch: Sequence[Prepared]) -> set[int]:
     """Return the hashes under which all that a batch names is found."""
-    wanted: set[int] = set()
-    for _, _, _, id_, address, _, _, removals, _, _, _ in batch:
-        wanted.add(id_)
-        if address is not None:
-            wanted.add(address)
-        wanted.update(hash_ for hash_, target, _, _ in removals if target)
+    wanted = {prepared[3] for prepared in batch}
+    wanted.update([prepared[4] for prepared in batch if prepared[4] is not None])
+    for prepared in batch:
+        if prepared[7]:
+            wanted.update([hash_ for hash_, target, _, _ in prepared[7] if target])
     return wanted
 
 
@@ -357,7 +379,7 @@ class SqliteWriter:
             decided = _Batch(self, _Known(), self._tombstones, int(self._now()))
             ruling = self._tables.command(table, payload, self._open_records, int(self._now()))
             if isinstance(ruling, Refusal):
-                return Committed([], (), after, after, ruling), self._tombstones
+                return Committed([], [], after, after, ruling), self._tombstones
             decided.follow(ruling, live=True)
             rows, upto = self._carry_out(decided, after)
             return Committed([], rows, after, upto, ruling.answer), decided.tombstones
@@ -378,7 +400,7 @@ class SqliteWriter:
         rows, upto = self._carry_out(decided, after)
         return Committed(outcomes, rows, after, upto), decided.tombstones
 
-    def _carry_out(self, decided: _Batch, after: Seq) -> tuple[tuple[Stored, ...], Seq]:
+    def _carry_out(self, decided: _Batch, after: Seq) -> tuple[list[tuple[Seq, int, bytes]], Seq]:
         """Write what was decided; return the live rows and the new head."""
         self._forget(decided.gone)
         self.farewells.add(decided.farewells)
@@ -450,14 +472,14 @@ class SqliteWriter:
         for n, until in decided.extended.items():
             self._connection.execute("UPDATE tombstone SET until = ? WHERE n = ?", (until, n))
 
-    def _store(self, decided: _Batch, after: Seq) -> tuple[list[Postings], tuple[Stored, ...], Seq]:
+    def _store(self, decided: _Batch, after: Seq) -> tuple[list[Postings], list[tuple[Seq, int, bytes]], Seq]:
         """Append the batch's events to the log; return their postings, the live rows and the new head."""
         seq = after
         events: list[tuple[object, ...]] = []
         postings: list[Postings] = []
-        rows: list[Stored] = []
+        rows: list[tuple[Seq, int, bytes]] = []
         judged: list[tuple[object, ...]] = []
-        for _, prepared in decided.fresh.values():
+        for prepared in decided.fresh.values():
             json, created_at, kind, _, address, expires_at, owners, _, live, packed, tables = prepared
             seq = Seq(seq + 1)
             if tables:
@@ -465,7 +487,7 @@ class SqliteWriter:
             events.append((seq, created_at, expires_at, live, address, owners, packed, json))
             postings.append((unpack_hashes(packed), created_at << SEQ_BITS | seq, kind))
             if live:
-                rows.append(Stored(seq, created_at, json))
+                rows.append((seq, created_at, json))
         insert_rows(
             self._connection,
             "event(seq, created_at, expires_at, live, address, owners, postings, json)",
@@ -474,7 +496,7 @@ class SqliteWriter:
         if judged:
             insert_rows(self._connection, "judged(seq, tables)", judged)
             self._any_judged = True
-        return postings, tuple(rows), seq
+        return postings, rows, seq
 
     def sweep(self, now: int) -> int:
         """Remove a slice of the expired events; how many. 0 when none is left."""
