@@ -12,7 +12,7 @@ from tests.wire.client import Wire, dial, new_key, note
 
 EVENTS = 1_500
 ASKERS = 16
-SMALL_QUESTIONS = 100
+SMALL_QUESTIONS = 200
 TIMES_SLOWER = 5
 FLOOR_SECONDS = 0.5
 """A machine that is busy with other things delays a single answer by so much, whatever the relay does."""
@@ -53,7 +53,8 @@ async def p99_of_small_questions(wire: Wire, keys: list[SecretKey]) -> float:
     took = []
     for number in range(SMALL_QUESTIONS):
         asked = perf_counter()
-        found = await wire.query({"authors": [keys[number % len(keys)].public], "limit": 20})
+        # No CLOSE before the next REQ, which would wait for its acknowledgement (Nagle's algorithm).
+        found = await wire.subscribe({"authors": [keys[number % len(keys)].public], "limit": 20})
         took.append(perf_counter() - asked)
         assert len(found) == 20
     return sorted(took)[SMALL_QUESTIONS * 99 // 100 - 1]
@@ -85,7 +86,7 @@ async def test_no_question_however_built_keeps_the_others_waiting(torv_serve: To
             for number in range(ASKERS):
                 tasks.create_task(ask(number))
             while answered < ASKERS:
-                await reader.query({"authors": [keys[0].public], "limit": 20})
+                await reader.subscribe({"authors": [keys[0].public], "limit": 20})
             beside = await p99_of_small_questions(reader, keys)
             is_over = True
 
