@@ -22,7 +22,16 @@ import structlog
 import uvloop
 from pydantic import BaseModel, ConfigDict
 
-from relay.assembly import DATABASE, KEY, LOCK, WRITER_SOCKET, CannotRead, read_key, relay_features
+from relay.assembly import (
+    DATABASE,
+    KEY,
+    LOCK,
+    SEARCH_INDEX,
+    WRITER_SOCKET,
+    CannotRead,
+    read_key,
+    relay_features,
+)
 from relay.collector import settle
 from relay.config import RelayConfig
 from relay.engine.desk import Desk
@@ -32,6 +41,8 @@ from relay.logs import start_logging
 from relay.net.board import Board
 from relay.net.server import Server
 from relay.net.workers import CannotStart, Program, Supervisor, bind
+from relay.search.finding import IndexReader
+from relay.search.searcher import Searcher
 from relay.settings import LogConfig
 from relay.store.api import StoreError
 from relay.store.link import LinkedStore
@@ -81,7 +92,7 @@ def serve(
                 _worker(data, relay, log_config, number, listening, board)
                 for number, listening in enumerate(sockets)
             ],
-            list(extra),
+            [*([_indexer(data, relay, log_config)] if relay.search.enabled else ()), *extra],
         ]
         host = f"[{relay.host}]" if ":" in relay.host else relay.host
 
@@ -112,6 +123,15 @@ def _writer(data: Path, relay: RelayConfig, log_config: LogConfig) -> Program:
     settings = WriterSettings(data=data, relay=relay, log=log_config)
     argv = [sys.executable, "-m", "relay.writing"]
     return Program("writer", argv, stdin=settings.model_dump_json().encode())
+
+
+def _indexer(data: Path, relay: RelayConfig, log_config: LogConfig) -> Program:
+    argv = [sys.executable, "-m", "relay.search.process"]
+    argv += ["--database", str(data / DATABASE), "--index", str(data / SEARCH_INDEX)]
+    argv += ["--kinds", ",".join(map(str, relay.search.kinds))]
+    argv += ["--log-level", log_config.level, "--log-format", log_config.format]
+    # Nobody waits for it: without an index all but search works.
+    return Program("indexer", argv, ready_fd=False)
 
 
 def _worker(
@@ -161,10 +181,13 @@ async def run_worker(
     store = await _connect(settings.data, stop)
     if store is None:
         return
+    index = IndexReader(settings.data / SEARCH_INDEX)
+    searcher = Searcher(index, searched=frozenset(relay_config.search.kinds))
     try:
         desk = Desk()
         desk.open(store)
-        features = relay_features(relay_config, read_key(settings.data / KEY), board.spend, desk)
+        key = read_key(settings.data / KEY)
+        features = relay_features(relay_config, key, board.spend, desk, searcher)
         relay = Relay(
             store,
             features,
@@ -188,6 +211,7 @@ async def run_worker(
             engine.cancel()
             jobs.cancel()
     finally:
+        searcher.close()
         await store.close()
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from relay import features, policies
 from relay.config import RelayConfig
 from relay.engine.desk import NOBODYS_DESK, Desk
-from relay.engine.feature import Context, Feature
+from relay.engine.feature import Context, Feature, Search
 from relay.engine.limits import Spend, unlimited
 from relay.nostr.keys import SecretKey
 from relay.store.api import Table
 
 DATABASE = "torv.sqlite3"
+SEARCH_INDEX = "torv-search.sqlite3"
 WRITER_SOCKET = "writer.sock"
 LOCK = "torv.lock"
 KEY = "relay.key"
@@ -23,13 +24,18 @@ class CannotRead(Exception):
 
 
 def relay_features(
-    config: RelayConfig, key: SecretKey, spend: Spend = unlimited, desk: Desk = NOBODYS_DESK
+    config: RelayConfig,
+    key: SecretKey,
+    spend: Spend = unlimited,
+    desk: Desk = NOBODYS_DESK,
+    search: Search | None = None,
 ) -> tuple[Feature, ...]:
     """Return all that this relay does, in order.
 
-    `spend` takes from the buckets of all workers; `desk` reads records, where there is a store.
+    `spend` takes from the buckets of all workers; `desk` reads records, where there is a store; `search`
+    answers where words are asked for.
     """
-    context = Context(key=key, spend=spend, desk=desk)
+    context = Context(key=key, spend=spend, desk=desk, search=search)
     return features.enabled(config, context, policies.enabled(config, context))
 
 

@@ -8,10 +8,20 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from relay.nostr.kinds import MAX_KIND
+from relay.nostr import kinds as event_kinds
+from relay.nostr.kinds import MAX_KIND, Retention, retention
 from relay.nostr.nip19 import public_key
 from relay.settings import Table
 
+_PRIVATE_KINDS = frozenset(
+    {
+        event_kinds.DIRECT_MESSAGE,
+        event_kinds.SEAL,
+        event_kinds.CHAT_MESSAGE,
+        event_kinds.FILE_MESSAGE,
+        event_kinds.GIFT_WRAP,
+    }
+)
 _EXAMPLE_KEY = "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg"
 
 
@@ -127,6 +137,35 @@ class AuthConfig(Table):
     )
 
 
+def _searchable(kinds: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse what nobody, or hardly anybody, may see, and what is not kept."""
+    for kind in kinds:
+        if kind in _PRIVATE_KINDS or retention(kind) is Retention.EPHEMERAL:
+            raise ValueError(f"kind {kind} cannot be searched")
+    if not kinds:
+        raise ValueError("name at least one kind, or set enabled = false")
+    return kinds
+
+
+class SearchConfig(Table):
+    """[relay.search]: finding events by their words (NIP-50)."""
+
+    enabled: bool = Field(
+        True,
+        description="Keep an index of words beside the database, about 1 kB for each event that is searched. "
+        "It is made anew where it is missing.",
+    )
+    kinds: Annotated[tuple[Kind, ...], AfterValidator(_searchable)] = Field(
+        # Profiles; notes, threads, comments and chat; pictures and videos; channels; polls; issues;
+        # highlights; articles, classifieds, repositories, wiki; calendars; communities; groups.
+        (
+            *(0, 1, 9, 11, 20, 21, 22, 40, 41, 42, 1068, 1111, 1621, 9802),
+            *(30_023, 30_402, 30_617, 30_818, 31_922, 31_923, 34_550, 39_000),
+        ),
+        description="Kinds that are searched.",
+    )
+
+
 class TimeoutsConfig(Table):
     """[relay.timeouts]: how long the relay waits, in seconds."""
 
@@ -189,6 +228,7 @@ class RelayConfig(Table):
     )
     limits: LimitsConfig = LimitsConfig()
     auth: AuthConfig = AuthConfig()
+    search: SearchConfig = SearchConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @field_validator("announce")

@@ -4,9 +4,9 @@ A file in `relay/features/` or `relay/policies/` exports `feature(config, contex
 over its settings; there is no module state, so several relays fit in one process.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from relay.engine.desk import NOBODYS_DESK, Desk
 from relay.engine.limits import Spend, unlimited
@@ -15,7 +15,7 @@ from relay.nostr.filter import Filter
 from relay.nostr.keys import SecretKey
 from relay.nostr.messages import ClientMessage, RelayMessage
 from relay.nostr.reasons import Refusal
-from relay.store.api import Change, Table, Write
+from relay.store.api import Change, Seq, Store, Stored, Table, Veil, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,40 @@ class Route:
     method: str = "GET"
 
 
+class Search(Protocol):
+    """Finds events by words (NIP-50)."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether too many questions wait for their answers."""
+
+    def stored(
+        self, store: Store, wanted: Filter, *, upto: Seq, now: int, veil: Veil | None = None
+    ) -> AsyncIterator[list[Stored]]:
+        """Yield in pages what the filter and its `search` find, the best first, each once.
+
+        As `Store.scan` otherwise: `wanted.limit` visible rows at most. Raises StoreError.
+        """
+
+    def live(self, event: Event) -> Callable[[str], bool]:
+        """Return what says whether a `search` finds this event."""
+
+    async def progress(self) -> tuple[int, float]:
+        """Return up to which seq events can be found, and how many seconds the latest had waited for it.
+
+        Raises StoreError.
+        """
+
+
+class Gauge(NamedTuple):
+    """A number that metrics show as it is now."""
+
+    name: str
+    """Such as `torv_search_lag_events`."""
+    text: str
+    value: float
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What features are built with, beside their settings."""
@@ -156,6 +190,8 @@ class Context:
     """Takes from a named bucket that all workers share."""
     desk: Desk = NOBODYS_DESK
     """Reads and changes the records of tables while the relay runs; of no use inside a table."""
+    search: Search | None = None
+    """Where this process can search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +222,7 @@ class Feature:
     conjured: Mapping[int, Conjure] = field(default_factory=dict)
     """By the kind that is asked for."""
     jobs: tuple[Job, ...] = ()
+    search: Search | None = None
+    """Answers filters that search; one feature's at most."""
+    gauges: Callable[[], Awaitable[Sequence[Gauge]]] | None = None
+    """May raise StoreError."""

@@ -11,7 +11,7 @@ import structlog
 from relay.engine.admission import Admission
 from relay.engine.authors import count_authors
 from relay.engine.boundary import whole_seconds
-from relay.engine.feature import Conjure, Feature, Gate, Handler, Origin, VeilRule
+from relay.engine.feature import Conjure, Feature, Gate, Handler, Origin, Search, VeilRule
 from relay.engine.followers import Followers
 from relay.engine.index import SubscriptionIndex
 from relay.engine.intake import Arrival, Intake, Reply
@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 _UNVEILED = Refusal(
     Prefix.AUTH_REQUIRED, "events of these kinds are shown only to the people they are meant for"
 )
+_NO_SEARCH = Refusal(Prefix.UNSUPPORTED, "this relay does not search")
+_ONLY_SENT = Refusal(Prefix.UNSUPPORTED, "what a search finds is sent, but neither counted nor reconciled")
 
 
 class Relay:
@@ -67,6 +69,9 @@ class Relay:
             kind: conjure for feature in features for kind, conjure in feature.conjured.items()
         }
         self._lapses = tuple(lapse for feature in features for lapse in feature.lapses)
+        self._search: Search | None = next((one.search for one in features if one.search is not None), None)
+        self._searching = 0
+        """Open subscriptions that search."""
         self._max_limit = max_limit
         self._buffer_bytes = buffer_bytes
         self._shelf = Shelf()
@@ -109,19 +114,21 @@ class Relay:
         """Take an event; `reply` is called once, after it is durable or was refused."""
         self.intake.take(Arrival(event, json, origin, reply))
 
-    def ask(self, filters: Sequence[Filter], origin: Origin) -> list[Filter] | Refusal:
+    def ask(
+        self, filters: Sequence[Filter], origin: Origin, *, may_search: bool = True
+    ) -> list[Filter] | Refusal:
         """Return the filters as the gates leave them, limits capped; or why the question is refused."""
         self.catch_up()
         narrowed = []
         for wanted in filters:
-            answer = self._narrow(wanted, origin)
+            answer = self._narrow(wanted, origin, may_search=may_search)
             if isinstance(answer, Refusal):
                 return answer
             limit = self._max_limit if answer.limit is None else min(answer.limit, self._max_limit)
             narrowed.append(replace(answer, limit=limit))
         return narrowed
 
-    def _narrow(self, wanted: Filter, origin: Origin) -> Filter | Refusal:
+    def _narrow(self, wanted: Filter, origin: Origin, *, may_search: bool) -> Filter | Refusal:
         # A filter that can match nothing but veiled kinds tells a stranger to authenticate; a
         # mixed one is veiled silently.
         if wanted.kinds and wanted.kinds <= self._personal_kinds and not origin.authenticated:
@@ -131,12 +138,17 @@ class Relay:
             if isinstance(answer, Refusal):
                 return answer
             wanted = answer
+        if wanted.search is not None:
+            if self._search is None:
+                return _NO_SEARCH
+            if not may_search:
+                return _ONLY_SENT
         return wanted
 
     def reconcile(self, wanted: Filter, origin: Origin, *, most: int) -> Reconciliation | Refusal:
         """Return a reconciliation with what this reader may see, `most` events at most, or a refusal."""
         self.catch_up()
-        answer = self._narrow(wanted, origin)
+        answer = self._narrow(wanted, origin, may_search=False)
         if isinstance(answer, Refusal):
             return answer
         return Reconciliation(partial(self._items, answer, self.veil(origin)), self._shelf, most)
@@ -149,6 +161,7 @@ class Relay:
     def open(self, subscription: Subscription) -> None:
         """File the subscription: live events gather in its buffer from here on."""
         self.index.add(subscription)
+        self._searching += subscription.searches
         self.tail.follow()
 
     async def draw_line(self, subscription: Subscription) -> None:
@@ -158,20 +171,37 @@ class Relay:
     async def stored(self, subscription: Subscription) -> AsyncIterator[list[Stored]]:
         """Yield what is stored up to the line, newest first, ties by lowest id, each event once.
 
-        A limit's last second is sent whole; the end sets `subscription.is_complete` (NIP-67). The line
-        must have been drawn. Raises StoreError.
+        A limit's last second is sent whole; the end sets `subscription.is_complete` (NIP-67). What
+        filters search for comes before what the others ask for, the best first (NIP-50). The line must
+        have been drawn. Raises StoreError.
         """
         meant = [f for f in subscription.filters if not f.is_empty]
         wanted = [f for f in meant if f.limit != 0]
         now, veil = self.now(), self.veil(subscription.reader.origin)
         if self.conjured and (made := await self._conjure(wanted, subscription.reader.origin, now)):
             yield made
+        sent: set[bytes] = set()
+        if subscription.searches:
+            async for page in self._found(wanted, subscription.line, now, veil):
+                # Several filters may find one event.
+                fresh = {row.json[7:71]: row for row in page if row.json[7:71] not in sent}
+                sent.update(fresh)
+                yield list(fresh.values())
         scan = partial(self.store.scan, upto=subscription.line, now=now, veil=veil)
         ends: list[bool] = []
-        async for page in merge([whole_seconds(scan, f, ends.append) for f in wanted]):
-            yield page
-        # A limit of 0 asks for nothing that is stored, so nobody has looked.
-        subscription.is_complete = all(ends) if len(wanted) == len(meant) else None
+        plain = [f for f in wanted if f.search is None]
+        async for page in merge([whole_seconds(scan, f, ends.append) for f in plain]):
+            yield [row for row in page if row.json[7:71] not in sent] if sent else page
+        # A limit of 0 asks for nothing that is stored, and a search for the best: nobody has looked.
+        subscription.is_complete = all(ends) if len(plain) == len(meant) else None
+
+    async def _found(
+        self, wanted: Sequence[Filter], upto: Seq, now: int, veil: Veil
+    ) -> AsyncIterator[list[Stored]]:
+        for one in wanted:
+            if one.search is not None and self._search is not None:
+                async for page in self._search.stored(self.store, one, upto=upto, now=now, veil=veil):
+                    yield page
 
     async def _conjure(self, wanted: Sequence[Filter], origin: Origin, now: int) -> list[Stored]:
         """Return what features make for who asks for its kind; it is before everything stored."""
@@ -186,6 +216,7 @@ class Relay:
     def close(self, subscription: Subscription) -> None:
         """Forget an opened subscription."""
         self.index.remove(subscription)
+        self._searching -= subscription.searches
 
     async def count(self, filters: Sequence[Filter], origin: Origin) -> int:
         """Return how many events that this reader may see match any of the filters. Raises StoreError."""
@@ -242,8 +273,26 @@ class Relay:
                 continue
             if event.kind in self._veiled_kinds:
                 subscriptions = [s for s in subscriptions if self.is_visible(event, s.reader.origin)]
+            if self._searching and self._search is not None:
+                subscriptions = _finding(event, subscriptions, self._search)
             for subscription in subscriptions:
                 due[subscription].append(live)
         # All that is due to a subscription at once is one write.
         for subscription, events in due.items():
             subscription.offer(events, buffer_bytes=self._buffer_bytes)
+
+
+def _finding(event: Event, subscriptions: Sequence[Subscription], search: Search) -> list[Subscription]:
+    """Return those of the subscriptions that want this event, their searches considered too."""
+    finds: Callable[[str], bool] | None = None
+    wanting = []
+    for subscription in subscriptions:
+        if subscription.searches:
+            # An event is taken apart once, and only for who searches.
+            finds = finds or search.live(event)
+            if not any(
+                f.matches(event) and (f.search is None or finds(f.search)) for f in subscription.filters
+            ):
+                continue
+        wanting.append(subscription)
+    return wanting

@@ -61,12 +61,15 @@ class Subscription:
         "name",
         "prefix",
         "reader",
+        "searches",
     )
 
     def __init__(self, name: str, filters: Sequence[Filter], reader: Reader) -> None:
         self.name = name
         self.filters = tuple(filters)
         self.reader = reader
+        self.searches = any(wanted.search is not None for wanted in filters)
+        """Whether some filter searches: the others' conditions alone do not say what it wants."""
         self.prefix = delivered_prefix(name)
         """What stands before the event in this subscription's EVENT messages."""
         self.line = Seq(0)

@@ -261,7 +261,7 @@ class Connection:
                     self._open(Subscription(name, answer, self))
             case Count(name, filters):
                 self._board.add(Counter.COUNTS)
-                answer = self._relay.ask(filters, self.origin)
+                answer = self._relay.ask(filters, self.origin, may_search=False)
                 if isinstance(answer, Refusal):
                     self._refuse(name, str(answer))
                 else:

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import structlog
@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.config import RelayConfig
-from relay.engine.feature import Feature, HttpRequest, HttpResponse, Route
+from relay.engine.feature import Feature, Gauge, HttpRequest, HttpResponse, Route
 from relay.net.board import Board, Counter
 from relay.store.api import Seq, Store, StoreError
 
@@ -52,10 +52,11 @@ _EVENTS = {
 class Metrics(Collector):
     """The board's sums, in Prometheus' terms; every worker answers for the whole machine."""
 
-    def __init__(self, board: Board, head: Seq | None) -> None:
-        """`head` is None where the database cannot say."""
+    def __init__(self, board: Board, head: Seq | None, gauges: Iterable[Gauge] = ()) -> None:
+        """`head` is None where the database cannot say; `gauges` are the features'."""
         self._board = board
         self._head = head
+        self._gauges = tuple(gauges)
 
     def collect(self) -> Iterable[Metric]:
         events = CounterMetricFamily("torv_events", "EVENT messages by outcome.", labels=["outcome"])
@@ -72,6 +73,8 @@ class Metrics(Collector):
         )
         if self._head is not None:
             yield GaugeMetricFamily("torv_log_head", "Seq of the newest commit.", value=self._head)
+        for gauge in self._gauges:
+            yield GaugeMetricFamily(gauge.name, gauge.text, value=gauge.value)
         info = GaugeMetricFamily("torv_info", "This software.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
@@ -81,10 +84,11 @@ class Pages:
     """Answers every request that is not a WebSocket upgrade."""
 
     def __init__(
-        self, settings: RelayConfig, features: Iterable[Feature], store: Store, board: Board, data: Path
+        self, settings: RelayConfig, features: Sequence[Feature], store: Store, board: Board, data: Path
     ) -> None:
         self._settings = settings
         self._routes: tuple[Route, ...] = tuple(route for feature in features for route in feature.routes)
+        self._gauges = tuple(one.gauges for one in features if one.gauges is not None)
         self._store = store
         self._board = board
         self._data = data
@@ -164,8 +168,15 @@ class Pages:
         except (StoreError, TimeoutError):
             # Metrics are wanted most when something is broken: the others are shown.
             head = None
+        gauges: list[Gauge] = []
+        for ask in self._gauges:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    gauges += await ask()
+            except (StoreError, TimeoutError) as error:
+                log.warning("metrics are missing", error=str(error) or "no answer in time")
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(Metrics(self._board, head))
+        registry.register(Metrics(self._board, head, gauges))
         return web.Response(
             body=generate_latest(registry),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},

@@ -161,6 +161,4 @@ class Session:
             )
             if size > limits.max_filter_values:
                 return invalid(f"{size} values in one filter, this relay takes {limits.max_filter_values}")
-            if wanted.search is not None:
-                return Refusal(Prefix.UNSUPPORTED, "this relay does not search")
         return None

@@ -128,7 +128,7 @@ class IndexReader:
     """The index file as a process that answers questions has it open; one thread at a time."""
 
     def __init__(self, path: Path) -> None:
-        """The file may come later, and may be made anew by its writer."""
+        """The file may come later, and may be made anew by its writer; without one nothing is found."""
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
@@ -140,8 +140,8 @@ class IndexReader:
         until = clock() + FIND_SECONDS
         try:
             connection = self._current()
-            span = self._span(connection)
-            if span is None:
+            span = None if connection is None else self._span(connection)
+            if connection is None or span is None:
                 return Pool([], None)
             oldest, newest, width = span
             low, high = max(question.low, oldest), min(question.high, newest, below - 1)
@@ -163,6 +163,8 @@ class IndexReader:
         """Return the cursor, and how long the events of the last batch had waited. Raises StoreError."""
         try:
             connection = self._current()
+            if connection is None:
+                return 0, 0.0
             found = dict(connection.execute("SELECT name, value FROM state").fetchall())
         except (sqlite3.Error, OSError) as error:
             self.close()
@@ -175,13 +177,17 @@ class IndexReader:
             self._connection.close()
             self._connection = None
 
-    def _current(self) -> sqlite3.Connection:
-        inode = self._path.stat().st_ino
+    def _current(self) -> sqlite3.Connection | None:
+        try:
+            inode = self._path.stat().st_ino
+        except FileNotFoundError:
+            self.close()
+            return None
         if inode != self._inode:
             self.close()
         if self._connection is None:
             connection = sqlite3.connect(
-                f"file:{self._path}?mode=ro",
+                f"file:{self._path}?mode=rw",
                 uri=True,
                 timeout=_BUSY_SECONDS,
                 isolation_level=None,
@@ -189,6 +195,11 @@ class IndexReader:
             )
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+            connection.execute("PRAGMA query_only = ON")
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
+                # It is being made at this moment: all of its tables come in one transaction.
+                connection.close()
+                return None
             self._connection, self._inode = connection, inode
         return self._connection
 

@@ -39,7 +39,6 @@ def run(
     path: Path,
     searched: frozenset[int],
     is_ending: Callable[[float], bool],
-    ready: Callable[[], None],
 ) -> None:
     """Keep the index until `is_ending` says so; it is given the seconds that it may wait for that.
 
@@ -49,7 +48,7 @@ def run(
     index = IndexFile(path, source=reader.key, kinds=searched)
     try:
         indexer = Indexer(reader, index, searched=searched, now=_now, monotonic=time.monotonic)
-        ready()
+        settle()
         patrolled_at = time.monotonic()
         pause = 0.0
         while not is_ending(pause):
@@ -85,21 +84,14 @@ def main() -> None:
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--index", type=Path, required=True)
     parser.add_argument("--kinds", required=True)
-    parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--log-level", default=LogConfig().level)
     parser.add_argument("--log-format", default=LogConfig().format)
     args = parser.parse_args()
     start_logging(LogConfig(level=args.log_level, format=args.log_format))
     os.nice(_LOWEST_PRIORITY)
-
-    def ready() -> None:
-        settle()
-        os.write(args.ready_fd, b"ready\n")
-        os.close(args.ready_fd)
-
     searched = frozenset(map(int, args.kinds.split(",")))
     try:
-        run(args.database, args.index, searched, _ends_within, ready)
+        run(args.database, args.index, searched, _ends_within)
     except StoreError as error:
         sys.exit(f"torv search: {error}")
 

@@ -17,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from relay import features, policies
 from relay.config import RelayConfig
 from relay.engine.desk import Desk
-from relay.engine.feature import Context, Feature, Origin
+from relay.engine.feature import Context, Feature, Origin, Search
 from relay.engine.relay import Relay
 from relay.net.board import Board
 from relay.net.connection import Connection
@@ -291,13 +291,14 @@ class House:
         store: Store | None = None,
         extra: Sequence[Feature] = (),
         alone: bool = True,
+        search: Search | None = None,
     ) -> None:
         """`extra` features stand behind the operator's policies; `alone`: there is no other process."""
         self.clock = clock
         self.config = config or RelayConfig()
         self.board = Board.create(1)
         self.desk = Desk()
-        context = Context(key=RELAY_KEY, spend=self.board.spend, desk=self.desk)
+        context = Context(key=RELAY_KEY, spend=self.board.spend, desk=self.desk, search=search)
         first = (*policies.enabled(self.config, context), *extra)
         enabled = features.enabled(self.config, context, first)
         self.store = store or MemoryStore((table for one in enabled for table in one.tables), now=clock)

@@ -113,7 +113,7 @@ MALFORMED = {
     "a number in #t": ('["REQ","a",{"#t":[1]}]', ["CLOSED", "a"], "invalid"),
     "a tag of two letters": ('["REQ","a",{"#ab":["x"]}]', ["CLOSED", "a"], "unsupported"),
     "an unknown condition": ('["REQ","a",{"colour":"red"}]', ["CLOSED", "a"], "unsupported"),
-    "search": ('["REQ","a",{"search":"x"}]', ["CLOSED", "a"], "unsupported"),
+    "search for a number": ('["REQ","a",{"search":7}]', ["CLOSED", "a"], "invalid"),
     "21 filters": ('["REQ","a"' + ",{}" * 21 + "]", ["CLOSED", "a"], "invalid"),
     "5,001 values": (
         orjson.dumps(["REQ", "a", {"kinds": list(range(5_001))}]).decode(),

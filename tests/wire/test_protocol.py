@@ -436,7 +436,7 @@ async def test_count_and_req_agree_on_a_refusal(relay_url: str) -> None:
     async with dial(relay_url) as wire:
         for ask in (wire.query, wire.count):
             with pytest.raises(Refused, match=r"^unsupported: "):
-                await ask({"search": "x"})
+                await ask({"&t": ["x"]})
 
 
 async def test_stored_events_survive_a_restart_and_deleted_ones_do_not_return(torv_serve: TorvServe) -> None:
