@@ -34,7 +34,7 @@ async def whole_seconds(
     last: Stored | None = None
     beyond: Stored | None = None
     # One row more than asked for shows whether there are more; it costs next to nothing.
-    async for page in scan(replace(wanted, limit=limit + 1)):
+    async for page in scan(wanted.limited(limit + 1)):
         if len(page) > left:
             beyond = page[left]
             page = page[:left]

@@ -3,7 +3,6 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -125,7 +124,7 @@ class Relay:
             if isinstance(answer, Refusal):
                 return answer
             limit = self._max_limit if answer.limit is None else min(answer.limit, self._max_limit)
-            narrowed.append(replace(answer, limit=limit))
+            narrowed.append(answer.limited(limit))
         return narrowed
 
     def _narrow(self, wanted: Filter, origin: Origin, *, may_search: bool) -> Filter | Refusal:
@@ -220,7 +219,7 @@ class Relay:
 
     async def count(self, filters: Sequence[Filter], origin: Origin) -> int:
         """Return how many events that this reader may see match any of the filters. Raises StoreError."""
-        wanted = [replace(f, limit=None) for f in filters if not f.is_empty]
+        wanted = [f.limited(None) for f in filters if not f.is_empty]
         if not wanted:
             return 0
         head = await self.store.head()

@@ -107,15 +107,15 @@ class Subscription:
         return [event for event in buffered if event.seq is None or event.seq > self.line]
 
 
-async def merge(scans: Sequence[AsyncIterator[list[Stored]]]) -> AsyncIterator[list[Stored]]:
+def merge(scans: Sequence[AsyncIterator[list[Stored]]]) -> AsyncIterator[list[Stored]]:
     """Merge scans into one: newest first, ties by lowest id, an event of several scans once.
 
     Pages come out as soon as they are certain; memory is one page for each scan.
     """
-    if len(scans) == 1:
-        async for page in scans[0]:
-            yield page
-        return
+    return scans[0] if len(scans) == 1 else _merge(scans)
+
+
+async def _merge(scans: Sequence[AsyncIterator[list[Stored]]]) -> AsyncIterator[list[Stored]]:
     heap: list[tuple[int, bytes, int, int, list[Stored]]] = []
 
     async def push(which: int) -> None:

@@ -56,8 +56,20 @@ class Filter:
         """Whether no event at all can match."""
         if self.since is not None and self.until is not None and self.since > self.until:
             return True
-        sets: list[frozenset[str] | frozenset[int] | None] = [self.ids, self.authors, self.kinds]
-        return any(wanted is not None and not wanted for wanted in (*sets, *self.tags.values()))
+        if self.ids is not None and not self.ids:
+            return True
+        if self.authors is not None and not self.authors:
+            return True
+        if self.kinds is not None and not self.kinds:
+            return True
+        return not all(self.tags.values())
+
+    def limited(self, limit: int | None) -> "Filter":
+        """Return the same filter with another limit."""
+        # A third of what `replace` takes; every question needs it.
+        return Filter(
+            self.ids, self.authors, self.kinds, self.tags, self.since, self.until, limit, self.search
+        )
 
 
 def parse_filter(value: object) -> Filter:

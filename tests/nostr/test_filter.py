@@ -1,5 +1,6 @@
 """Reading filters, and matching them against a naive reading of NIP-01."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -319,3 +320,10 @@ def test_filter_is_written_sorted_and_without_what_is_absent() -> None:
         f'{{"ids":["{A}","{B}"],"kinds":[1,7],"#e":[],"#t":["a","b"],"limit":0,"search":""}}'
     )
     assert encode_filter(Filter()) == {}
+
+
+@given(filters, st.none() | st.integers(0, 500))
+def test_a_filter_with_another_limit_is_otherwise_the_same(value: dict[str, Any], limit: int | None) -> None:
+    wanted = parse_filter(value)
+
+    assert wanted.limited(limit) == replace(wanted, limit=limit)
