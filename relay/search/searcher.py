@@ -102,7 +102,7 @@ class Searcher:
             while start < len(pool.hits):
                 # Nearly all are there and may be seen.
                 end = start + _AT_ONCE if left is None else start + min(_AT_ONCE, left + left // 8 + 4)
-                ids = [hit.id for hit in pool.hits[start:end]]
+                ids = [hit.id.hex() for hit in pool.hits[start:end]]
                 start = end
                 confirmed = replace(plain, ids=frozenset(ids), limit=None)
                 rows: dict[str, Stored] = {}
