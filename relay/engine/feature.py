@@ -78,6 +78,9 @@ class VeilRule:
     is_personal: bool = True
     """Events of these kinds are for some people only: who proved no key and asks for nothing else is told
     to (`auth-required:`). Otherwise what may not be seen is left out silently."""
+    tags: Callable[[], Mapping[str, frozenset[str]]] | None = None
+    """What it can hide beside these kinds: events of any kind with a tag of one of these values, by letter;
+    called anew after each change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,8 @@ class Feature:
     handlers: Mapping[type[ClientMessage], Handler] = field(default_factory=dict)
     limitation: Mapping[str, int | bool] = field(default_factory=dict)
     """Fields of NIP-11's `limitation`."""
+    information: Mapping[str, object] = field(default_factory=dict)
+    """Further fields of NIP-11's document."""
     routes: tuple[Route, ...] = ()
     tables: tuple[Table, ...] = ()
     """Records kept in the write transaction; an effect names the table for the events that it judges."""

@@ -62,6 +62,7 @@ class Relay:
         self._veils: tuple[VeilRule, ...] = tuple(veil for feature in features for veil in feature.veils)
         self._personal_kinds: frozenset[int] = frozenset()
         self._veiled_kinds: frozenset[int] = frozenset()
+        self._veiled_tags: dict[str, frozenset[str]] = {}
         self._lower_veils()
         self._followers = Followers(store, (one for feature in features for one in feature.followers))
         self.conjured: dict[int, Conjure] = {
@@ -108,6 +109,13 @@ class Relay:
             kind: tuple(veil.visible for veil, kinds in veiled if kind in kinds)
             for kind in self._veiled_kinds
         }
+        tagged = [(veil, veil.tags()) for veil in self._veils if veil.tags is not None]
+        letters = {letter for _, tags in tagged for letter, values in tags.items() if values}
+        self._veiled_tags = {
+            letter: frozenset().union(*(tags.get(letter, frozenset()) for _, tags in tagged))
+            for letter in letters
+        }
+        self._visible_by_tag = tuple(veil.visible for veil, tags in tagged if any(tags.values()))
 
     def publish(self, event: Event, json: bytes, origin: Origin, reply: Reply) -> None:
         """Take an event; `reply` is called once, after it is durable or was refused."""
@@ -238,11 +246,14 @@ class Relay:
 
     def veil(self, origin: Origin) -> Veil:
         """Return what this reader may see, as the store asks it."""
-        return Veil(self._veiled_kinds, lambda event: self.is_visible(event, origin))
+        return Veil(self._veiled_kinds, lambda event: self.is_visible(event, origin), self._veiled_tags)
 
     def is_visible(self, event: Event, origin: Origin) -> bool:
         """Say whether this reader may see this event: the one door for stored, live and counted."""
-        return all(visible(event, origin) for visible in self._visible.get(event.kind, ()))
+        asked = self._visible.get(event.kind, ())
+        if self._veiled_tags:
+            asked += self._visible_by_tag
+        return all(visible(event, origin) for visible in asked)
 
     def _is_heard(self, event: Event) -> bool:
         return any(
@@ -270,7 +281,7 @@ class Relay:
             subscriptions = self.index.matching(event)
             if subscriptions and any(has_lapsed(event, now) for has_lapsed in self._lapses):
                 continue
-            if event.kind in self._veiled_kinds:
+            if event.kind in self._veiled_kinds or self._veiled_tags:
                 subscriptions = [s for s in subscriptions if self.is_visible(event, s.reader.origin)]
             if self._searching and self._search is not None:
                 subscriptions = _finding(event, subscriptions, self._search)

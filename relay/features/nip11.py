@@ -36,6 +36,7 @@ def document(config: RelayConfig, context: Context, features: Sequence[Feature])
         "supported_nips": supported_nips(features),
         "version": __version__,
         "limitation": limitation(features),
+        **{name: value for feature_ in features for name, value in feature_.information.items()},
     }
 
 

@@ -15,15 +15,15 @@ Promises of every store, held to by one conformance table (tests/store/test_conf
   not at all; nobody sees the one without the other.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple, NewType, Protocol
 
 from relay.nostr.event import Event, EventId, PubKey, decode
 from relay.nostr.filter import Filter
 from relay.nostr.reasons import Refusal
-from relay.nostr.tags import Address
+from relay.nostr.tags import Address, indexed
 
 Seq = NewType("Seq", int)
 """Position in the log, from 1, growing in commit order, with gaps. 0 is before the first event."""
@@ -114,7 +114,7 @@ class Ruling(NamedTuple):
     also: tuple[Write, ...] = ()
     """Further events, of the relay's own, kept in the same transaction, right behind this one.
 
-    No table judges them; they are as live as the event that caused them."""
+    Tables that they name judge them too; they are as live as the event that caused them."""
     removals: tuple[EventId, ...] = ()
     """Events to remove by the relay's own authority, whoever owns them. They may come again."""
     answer: bytes = b""
@@ -141,6 +141,8 @@ class Table:
     """Called after an event that this table judged was removed, superseded or has expired."""
     command: Callable[[bytes, Records, int], Ruling | Refusal] | None = None
     """(payload, records, now): a change that no event asks for; see `Store.command`."""
+    of: str | None = None
+    """The name of the table whose records it changes, where these are not its own: another judge of them."""
     followed: bool = False
     """Whether processes keep up with every change of its records; see `Store.changes`."""
 
@@ -191,11 +193,21 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Veil:
-    """Which rows a reader may see. Kinds that are not named here are visible to everybody."""
+    """Which rows a reader may see. What is not covered here is visible to everybody."""
 
     kinds: frozenset[int]
     """The kinds that `visible` has to be asked about."""
     visible: Callable[[Event], bool]
+    tags: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By letter: `visible` has to be asked about events with a tag of one of these values, of any kind."""
+
+    def covers(self, event: Event) -> bool:
+        """Say whether `visible` has to be asked about the event."""
+        if event.kind in self.kinds:
+            return True
+        if not self.tags:
+            return False
+        return any(value in self.tags.get(letter, ()) for letter, value in indexed(event.tags))
 
 
 @dataclass(frozen=True, slots=True)

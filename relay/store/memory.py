@@ -50,7 +50,7 @@ class _Row(NamedTuple):
     def is_visible(self, now: int, upto: Seq, veil: Veil | None) -> bool:
         if self.stored.seq > upto or self.is_expired(now):
             return False
-        return veil is None or self.event.kind not in veil.kinds or veil.visible(self.event)
+        return veil is None or not veil.covers(self.event) or veil.visible(self.event)
 
 
 class MemoryStore:
@@ -59,7 +59,9 @@ class MemoryStore:
     def __init__(self, tables: Iterable[Table] = (), *, now: Callable[[], float] = time.time) -> None:
         """`now` is what tables are told, in unix seconds."""
         self._tables = Tables(tables)
-        self._records = {table.name: _Records(self, table) for table in self._tables.all.values()}
+        self._records = {
+            table.name: _Records(self, table) for table in self._tables.all.values() if table.of is None
+        }
         self._version = 0
         self._now = now
         self._rows: dict[EventId, _Row] = {}
@@ -105,7 +107,7 @@ class MemoryStore:
             if (row := self._rows.get(id_)) is not None:
                 self._forget(row)
         for further in ruling.also:
-            self._write_one(replace(further, live=live, tables=()))
+            self._write_one(replace(further, live=live))
 
     def _keep(self, write: Write) -> tuple[Outcome | Refusal, tuple[Ruling, ...]]:
         event, address = write.event, write.address
@@ -161,7 +163,7 @@ class MemoryStore:
         self._tables.forget(row.write.tables, row.event, self._open)
 
     def _open(self, table: Table) -> "_Records":
-        return self._records[table.name]
+        return self._records[table.of or table.name]
 
     async def command(self, table: str, payload: bytes) -> bytes | Refusal:
         """See `Store.command`."""

@@ -21,12 +21,15 @@ class Tables:
     """The tables of one store, by name."""
 
     def __init__(self, tables: Iterable[Table]) -> None:
-        """Raises ValueError when two have one name."""
+        """Raises ValueError when two have one name, or one is of a table that is not there."""
         self._by_name: dict[str, Table] = {}
         for table in tables:
             if table.name in self._by_name:
                 raise ValueError(f"two tables are named {table.name}")
             self._by_name[table.name] = table
+        for table in self._by_name.values():
+            if table.of is not None and (table.followed or table.of not in self._by_name):
+                raise ValueError(f"{table.name} has no records, and those of {table.of} are asked for")
 
     def judge(
         self, names: Sequence[str], event: Event, opened: OpenRecords, now: int

@@ -24,6 +24,9 @@ def _judge_vote(vote: Event, records: Records, now: int) -> Ruling | Refusal:
             tags = [["d", choice]]
             result = event(DAVE, ANNOUNCEMENT, text, created_at=vote.created_at + count, tags=tags)
             return Ruling(also=(write(result),))
+        case ["second", other]:
+            tags = [["choice", other]]
+            return Ruling(also=(write(event(DAVE, 1_018, created_at=now, tags=tags), tables=("votes",)),))
         case ["strike", id_]:
             return Ruling(removals=(EventId(id_),))
     return KEEP
@@ -53,6 +56,12 @@ def _refuse_all(any_event: Event, records: Records, now: int) -> Ruling | Refusa
     return Refusal(Prefix.BLOCKED, "behind a door")
 
 
+def _judge_proxy(vote: Event, records: Records, now: int) -> Ruling | Refusal:
+    records.put("count/by proxy", b"%d" % (int(records.get("count/by proxy") or 0) + 1))
+    return KEEP
+
+
 VOTES = Table("votes", _judge_vote, forget=_forget_vote)
+PROXIES = Table("proxies", _judge_proxy, of="votes")
 DOORS = Table("doors", _refuse_all, command=_move_door, followed=True)
-TABLES = (VOTES, DOORS)
+TABLES = (VOTES, PROXIES, DOORS)

@@ -1105,6 +1105,33 @@ async def test_a_veiled_row_is_hidden_from_those_who_know_its_id(store: Store) -
     assert await count(store, only(ids=[secret.id]), veil=BOBS_VEIL) == 0
 
 
+async def test_a_veil_hides_rows_by_their_tags_whatever_their_kind(store: Store) -> None:
+    def told(key: SecretKey, kind: int, content: str, room: str, created_at: int) -> Event:
+        return event(key, kind, content, created_at=created_at, tags=[["h", room], ["p", BOB.public]])
+
+    await keep(
+        store,
+        write(told(ALICE, 1, "east", "east room", 5)),
+        write(told(ALICE, 9, "west", "west room", 4)),
+        write(told(BOB, 9, "bob's", "west room", 3)),
+        write(event(ALICE, 9, "elsewhere", created_at=2)),
+    )
+    veil = Veil(
+        frozenset(), lambda one: one.pubkey == BOB.public, {"h": frozenset({"west room", "north room"})}
+    )
+
+    assert await found(store, veil=veil) == ["east", "bob's", "elsewhere"]
+    assert await found(store, only(kinds=[9], limit=2), veil=veil) == ["bob's", "elsewhere"]
+    assert await found(store, only(h=["east room"]), veil=veil) == ["east"]
+    assert await count(store, EVERYTHING, veil=veil) == 3
+    assert await count(store, only(kinds=[9]), veil=veil) == 2
+    assert await count(store, only(h=["west room"]), veil=veil) == 1
+    assert await count(store, only(authors=[ALICE]), only(kinds=[9]), veil=veil) == 3
+    assert [time for time, _ in await listed(store, veil=veil)] == [5, 3, 2]
+    assert [time for time, _ in await listed(store, only(p=[BOB.public]), veil=veil)] == [5, 3]
+    assert await listed(store, only(h=["north room"]), veil=veil) == []
+
+
 async def test_a_limit_counts_visible_rows_only(store: Store) -> None:
     hidden = [message(ALICE, CAROL, "hidden", NOW + n) for n in range(700)]
     await keep(store, *map(write, hidden))

@@ -60,6 +60,12 @@ VEILS = (
     Veil(frozenset({4}), lambda one: one.pubkey == ALICE.public),
     Veil(frozenset({0, 1, 4, 30_023}), lambda one: int(one.content) % 3 == 0),
     Veil(frozenset(KINDS), lambda one: False),
+    Veil(frozenset(), lambda one: False, {"t": frozenset(TOPICS[:1])}),
+    Veil(
+        frozenset({4}),
+        lambda one: int(one.content) % 2 == 0,
+        {"t": frozenset(TOPICS[:2]), "p": frozenset({ALICE.public})},
+    ),
 )
 
 

@@ -10,10 +10,11 @@ from relay.nostr.filter import Filter
 from relay.nostr.keys import SecretKey
 from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Change, Outcome, RemoveEvent, RemoveOwned, Store, Write
+from relay.store.memory import MemoryStore
 from tests.events import ALICE, BOB, CAROL, NOW, event, note, pubkey, write
 from tests.store.backends import DURABLE
 from tests.store.reading import EVERYTHING, count, found, log, logged, scan
-from tests.store.tables import ANNOUNCEMENT
+from tests.store.tables import ANNOUNCEMENT, PROXIES
 from tests.store.writers import Writers
 
 
@@ -129,6 +130,21 @@ async def test_an_expired_event_is_forgotten_when_it_is_swept(store: Store) -> N
 async def test_events_that_follow_are_stored_right_behind_their_cause(store: Store) -> None:
     await store.write([vote(ALICE, "tea", "announce"), vote(BOB, "coffee")])
     assert await logged(store) == ["announce", "tea: 1", ""]
+
+
+async def test_events_that_follow_are_judged_by_the_tables_they_name(store: Store) -> None:
+    await store.write([vote(ALICE, "tea", "second:coffee")])
+    assert counted(store) == {"coffee": 1, "tea": 1}
+
+
+async def test_two_tables_may_judge_for_the_same_records(store: Store) -> None:
+    await store.write([vote(ALICE, "tea"), write(event(BOB, 1_018), tables=("proxies",))])
+    assert counted(store) == {"by proxy": 1, "tea": 1}
+
+
+def test_a_table_of_records_that_nobody_keeps_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match=r"^proxies has no records, and those of votes are asked for$"):
+        MemoryStore([PROXIES])
 
 
 async def test_a_following_event_replaces_what_is_stored_and_what_came_with_it(store: Store) -> None:

@@ -146,7 +146,7 @@ class _Batch:
                 if (struck := self._find(id_.encode())) is not None:
                     self._forget(struck)
         for further in ruling.also:
-            prepared = prepare(replace(further, live=live, tables=()), self._writer.hashes)
+            prepared = prepare(replace(further, live=live), self._writer.hashes)
             self._learn(_named([prepared]))
             self.write(prepared)
 
@@ -288,6 +288,7 @@ class SqliteWriter:
             self._records = {
                 name: WrittenRecords(self._connection, table, self._next_version)
                 for name, table in self._tables.all.items()
+                if table.of is None
             }
             self._version = self._committed_version = RecordReading(self._ask).version()
             self._any_judged = bool(self._connection.execute("SELECT 1 FROM judged LIMIT 1").fetchall())
@@ -321,7 +322,7 @@ class SqliteWriter:
         return self._version
 
     def _open_records(self, table: Table) -> WrittenRecords:
-        return self._records[table.name]
+        return self._records[table.of or table.name]
 
     # What a batch asks of its writer, inside the transaction
 
