@@ -141,9 +141,9 @@ def _searchable(kinds: tuple[int, ...]) -> tuple[int, ...]:
     """Refuse what nobody, or hardly anybody, may see, and what is not kept."""
     for kind in kinds:
         if kind in _PRIVATE_KINDS or retention(kind) is Retention.EPHEMERAL:
-            raise ValueError(f"kind {kind} cannot be searched")
+            raise ValueError(f"expected kinds that are kept and are for everybody; {kind} is not")
     if not kinds:
-        raise ValueError("name at least one kind, or set enabled = false")
+        raise ValueError("expected at least one kind; enabled = false switches search off")
     return kinds
 
 
@@ -163,6 +163,26 @@ class SearchConfig(Table):
             *(30_023, 30_402, 30_617, 30_818, 31_922, 31_923, 34_550, 39_000),
         ),
         description="Kinds that are searched.",
+    )
+
+
+class GroupsConfig(Table):
+    """[relay.groups]: groups that the relay keeps (NIP-29)."""
+
+    enabled: bool = Field(True, description="Keep groups. Without it, their events are like all others.")
+    anybody_creates: bool = Field(
+        True, description="Whoever has a key may create groups; otherwise only the relay's admins."
+    )
+    created_per_minute: int = Field(
+        2, ge=0, description="New groups per minute from one address, over all workers; 0: no limit."
+    )
+    max_created: int = Field(20, ge=1, description="Groups that one key may have created and not deleted.")
+    max_members: int = Field(10_000, ge=1, description="Members of one group.")
+    max_age_seconds: int = Field(
+        7_200,
+        ge=60,
+        description="How old an event for a group may be when it arrives, in seconds: later ones would "
+        "appear in a past that others have read. Imports may be older.",
     )
 
 
@@ -229,6 +249,7 @@ class RelayConfig(Table):
     limits: LimitsConfig = LimitsConfig()
     auth: AuthConfig = AuthConfig()
     search: SearchConfig = SearchConfig()
+    groups: GroupsConfig = GroupsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @field_validator("announce")

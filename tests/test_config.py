@@ -334,3 +334,18 @@ def test_the_bridge_keeps_the_relay_that_it_was_given(tmp_path: Path) -> None:
     config = read('[bridge]\nrelay_url = "wss://relay.example.com"', tmp_path)
 
     assert bridge_environment(config) == {"TORV_DATA": "data"}
+
+
+@pytest.mark.parametrize("kind", [4, 13, 14, 15, 1059, 20_001, 21_059])
+def test_private_and_ephemeral_kinds_cannot_be_searched(tmp_path: Path, kind: int) -> None:
+    (mistake,) = mistakes(f"[relay.search]\nkinds = [1, {kind}]", tmp_path)
+
+    assert mistake.startswith(
+        f"torv.toml:2: relay.search.kinds: expected kinds that are kept and are for everybody; {kind} is not"
+    )
+
+
+def test_searching_no_kinds_is_a_mistake(tmp_path: Path) -> None:
+    (mistake,) = mistakes("[relay.search]\nkinds = []", tmp_path)
+
+    assert "expected at least one kind; enabled = false switches search off" in mistake

@@ -10,6 +10,8 @@ from relay.store.api import Seq, Stored
 
 BATCH = 2_048
 """Events of the log that are indexed in one transaction."""
+BATCH_CHARS = 8 * 2**20
+"""About so much text ends a batch early."""
 ENTRIES_AT_ONCE = 512
 """Entries that are looked after in one transaction."""
 DELETIONS_REACH = 2_048
@@ -63,6 +65,7 @@ class Indexer:
             self._behind_since = self._monotonic()
         upto = min(head, Seq(cursor + BATCH))
         entries: list[Filed] = []
+        chars = 0
         gone = _Gone()
         for rows in self._log.log(after=cursor, upto=upto, now=self._now(), live_only=False):
             for row in rows:
@@ -70,6 +73,10 @@ class Indexer:
                 gone.consider(event, self._searched)
                 if event.kind in self._searched and (filed := file_event(row, event)) is not None:
                     entries.append(filed)
+                    chars += len(filed.body)
+            if chars >= BATCH_CHARS:
+                upto = rows[-1].seq
+                break
         self._index.put(entries, upto, self._monotonic() - self._behind_since)
         # After their own batch is in: an event may have come and gone between two pages of the log.
         for pubkey, kind in gone.superseded:

@@ -5,6 +5,7 @@ import sqlite3
 import pytest
 
 from relay.nostr.tags import Address
+from relay.search import indexer
 from relay.search.index_file import MAX_TS, IndexFile
 from relay.search.indexer import BATCH, ENTRIES_AT_ONCE
 from relay.store.api import RemoveAddress, RemoveEvent, RemoveOwned, Seq, StoreError
@@ -201,3 +202,13 @@ async def test_an_address_removed_by_its_author_leaves_the_index(library: Librar
     )
 
     assert entries(library) == 0
+
+
+async def test_much_text_ends_a_batch_early(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexer, "BATCH_CHARS", 10)
+    await library.keep(*notes(ALICE, 300))
+
+    assert library.indexer.step()
+    assert entries(library) == 128
+    library.catch_up()
+    assert entries(library) == 300
