@@ -88,7 +88,7 @@ class SqliteReader:
 
         `kinds` stands for the filter's own condition.
         """
-        question = self._plan(wanted, kinds, upto, now)
+        question = self._plan(wanted, self._needed(kinds), upto, now)
         yield from Count(question, self._ask, self._removed, self._cursors, self._rows).numbers()
 
     def matches(
@@ -110,6 +110,13 @@ class SqliteReader:
         """
         question = self._plan(wanted, kinds, upto, now)
         yield from Listing(question, self._ask, self._cursors, self._rows).slices()
+
+    def _needed(self, kinds: Kinds | None) -> Kinds | None:
+        """Leave out a condition that excludes only kinds of which there are none: it would cost most."""
+        if kinds is None or not kinds.excluded:
+            return kinds
+        hashes = [self._hashes.kind(kind) for kind in kinds.of]
+        return kinds if self._cursors.number(hashes, Span(0, MAX_TS), 1) else None
 
     def _plan(
         self,
