@@ -34,7 +34,7 @@ from relay.store.sqlite.wal import WriteAheadLog
 
 __all__ = ["Committed", "SqliteWriter", "Tuning"]
 
-_CACHE_MIB = 128
+_CACHE_MIB = 64
 _SWEPT_AT_ONCE = 256
 
 _T = TypeVar("_T")
