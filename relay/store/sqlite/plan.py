@@ -16,6 +16,9 @@ _MAX_PAIRS = 1024
 MOST_MERGED = 16
 """Hashes whose postings are read as one stream (see `merging`); of more, windows of time are looked at."""
 _FEED_KINDS = 4
+"""Of more kinds than this, everybody's newest events are looked through without an index of the kind."""
+_ROW = 10
+"""A row that must be read and matched costs as much as so many postings."""
 _FEW = 64
 """A drive with so few postings is taken without looking at others."""
 
@@ -145,11 +148,11 @@ def recent_rows(wanted: Filter, kinds: Kinds | None, hashes: Hashes) -> Drive | 
 
 
 def cheapest(options: Sequence[Drive], estimate: Callable[[Drive], int]) -> Drive:
-    """Return the drive with the fewest postings; `estimate` may stop counting at a bound."""
+    """Return the drive that costs least; `estimate` counts postings, and may stop at a bound."""
     best, fewest = options[0], None
     if len(options) > 1:
         for drive in sorted(options, key=lambda drive: drive.keys):
-            estimated = estimate(drive)
+            estimated = estimate(drive) * (1 if drive.is_exact else _ROW)
             if fewest is None or estimated < fewest:
                 best, fewest = drive, estimated
             if estimated <= _FEW:

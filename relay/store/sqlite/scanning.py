@@ -164,8 +164,10 @@ class Scan:
             left = ROWS_AT_ONCE
         if not is_exact:
             left = left * read // kept + left // 8 if kept else max(64, 2 * left)
+        # Where rows must be parsed, each costs ten times as much.
+        most = ROWS_AT_ONCE if not is_exact and self._question.wanted.tags else _MOST_ROWS
         # One more, to end with a whole second.
-        return min(left + 1, _MOST_ROWS)
+        return min(left + 1, most)
 
     def _by_postings(self, drive: Drive, span: Span) -> Iterator[Page]:
         """Read postings in slices, and then their rows."""
