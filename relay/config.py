@@ -242,6 +242,11 @@ class RelayConfig(Table):
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of IPv4.")
     port: int = Field(7777, ge=0, le=65535, description="The port to listen on; 0: a free one.")
     path: str = Field("/", pattern=r"^/\S*$", description="The path of the relay's endpoint.")
+    hyperloglog: bool = Field(
+        False,
+        description="Whether counts of reactions, replies, followers and the like carry registers of their "
+        "authors, so that clients can merge the counts of several relays; reads every counted event.",
+    )
     workers: int = Field(0, ge=0, le=256, description="Worker processes; 0: one per core.")
     trust_bridge_keys: tuple[PublicKeySetting, ...] = Field(
         (), description="Keys that, once authenticated, are exempt from per-address limits and proof of work."

@@ -1,6 +1,6 @@
 """NIP-45: COUNT. Parsing and counting are core; the veil and the gates hold for it as for REQ.
 
-The number is exact. The common queries of the NIP get the HyperLogLog of their authors with it
+The number is exact. Where `relay.hyperloglog` is set, the NIP's common queries get their authors with it
 (`relay.engine.authors`), so that clients can merge several relays' counts.
 """
 

@@ -406,7 +406,9 @@ class Connection:
     async def _send_count(self, name: str, filters: list[Filter]) -> None:
         try:
             count = await self._relay.count(filters, self.origin)
-            registers = await self._relay.registers(filters, self.origin, count)
+            registers = None
+            if self._settings.hyperloglog:
+                registers = await self._relay.registers(filters, self.origin, count)
         except StoreError as error:
             log.error("a count could not be made", connection=self.number, error=str(error))
             self._refuse(name, _FAILED)

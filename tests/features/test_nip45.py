@@ -1,13 +1,31 @@
 """NIP-45: COUNT gives one exact number for all filters together, and who wrote it all to merge."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
+from relay.config import RelayConfig
 from relay.engine import authors
 from relay.nostr.event import Event
 from relay.nostr.hyperloglog import Registers, estimate, merge
 from relay.nostr.keys import SecretKey
 from tests.events import ALICE, BOB, CAROL, NOW, Clock, author, event, note, notes
 from tests.net.house import Client, Filter, House
+
+
+@pytest.fixture
+async def house(clock: Clock) -> AsyncIterator[House]:
+    async with House(clock, RelayConfig(hyperloglog=True)) as opened:
+        yield opened
+
+
+async def test_registers_are_not_sent_unless_the_operator_wants_them(clock: Clock) -> None:
+    async with House(clock) as plain:
+        client = await plain.connect()
+        await client.publish(like(ALICE))
+
+        assert await client.count(LIKES) == 1
+        assert await hll(client, LIKES) is None
 
 
 async def test_an_event_that_meets_two_filters_counts_once(client: Client) -> None:
@@ -153,7 +171,7 @@ async def test_counts_of_two_relays_merge_to_the_number_of_different_authors(cli
     keys = [author(f"fan {number}") for number in range(60)]
     for key in keys[:40]:
         await client.publish(like(key))
-    async with House(Clock()) as other_house:
+    async with House(Clock(), RelayConfig(hyperloglog=True)) as other_house:
         other = await other_house.connect()
         for key in keys[20:]:
             await other.publish(like(key))

@@ -7,7 +7,7 @@ from relay.nostr.hyperloglog import Registers, estimate, offset_of
 from relay.nostr.keys import SecretKey
 from tests.events import author, event
 from tests.interop.conftest import CLIENTS, Driver
-from tests.serving import Served, TorvServe
+from tests.serving import UNLIMITED, TorvServe
 from tests.wire.client import dial, new_key, note
 
 LIKERS = [author(f"liker {number}") for number in range(90)]
@@ -20,8 +20,9 @@ async def like(url: str, liked: Event, keys: Sequence[SecretKey]) -> None:
             assert await wire.publish(one) == (True, "")
 
 
-async def test_nostr_tools_merges_the_likes_on_two_relays(relay: Served, torv_serve: TorvServe) -> None:
-    other = torv_serve(workers=1)
+async def test_nostr_tools_merges_the_likes_on_two_relays(torv_serve: TorvServe) -> None:
+    config = f"{UNLIMITED}\n[relay]\nhyperloglog = true\n"
+    relay, other = (torv_serve(config, workers=1) for _ in range(2))
     liked = note(new_key(), "who likes this?")
     await like(relay.url, liked, LIKERS[:60])
     await like(other.url, liked, LIKERS[30:])
