@@ -206,7 +206,8 @@ async def run_worker(
             settle()
             ready()
             # The jobs of all workers are one worker's: it is started again should it die.
-            jobs = tasks.create_task(run_jobs(features if settings.process == 0 else (), relay.now))
+            own = features if settings.process == 0 else ()
+            jobs = tasks.create_task(run_jobs(own, relay.now, relay.catch_up))
             await serving
             engine.cancel()
             jobs.cancel()

@@ -10,17 +10,23 @@ from relay.engine.feature import Feature, Job
 log = structlog.get_logger(__name__)
 
 
-async def run_jobs(features: Iterable[Feature], now: Callable[[], int]) -> None:
-    """Run all jobs, each at once and then at its times, until cancelled."""
+async def run_jobs(
+    features: Iterable[Feature], now: Callable[[], int], catch_up: Callable[[], None] = lambda: None
+) -> None:
+    """Run all jobs, each at once and then at its times, until cancelled.
+
+    `catch_up` is called before each: nobody else may be asking this process anything.
+    """
     async with asyncio.TaskGroup() as tasks:
         for feature in features:
             for job in feature.jobs:
-                tasks.create_task(_repeat(job, now))
+                tasks.create_task(_repeat(job, now, catch_up))
 
 
-async def _repeat(job: Job, now: Callable[[], int]) -> None:
+async def _repeat(job: Job, now: Callable[[], int], catch_up: Callable[[], None]) -> None:
     while True:
         try:
+            catch_up()
             await job.run(now())
         except Exception:
             log.exception("a job failed; it runs again at its next time", job=job.name)

@@ -14,7 +14,7 @@ REQUEST = HttpRequest(path="/", host="relay.test", url="ws://relay.test/")
 # NIP-11 as of 2026-02-14; `fees`, `payments_url` are for relays that take money.
 FIELDS = {
     "name", "description", "banner", "icon", "pubkey", "self", "contact", "supported_nips", "software",
-    "version", "terms_of_service", "limitation",
+    "version", "terms_of_service", "limitation", "nip29",
 }  # fmt: skip
 LIMITATIONS = {
     "max_message_length", "max_subscriptions", "max_limit", "max_subid_length", "max_event_tags",
@@ -49,7 +49,7 @@ def test_the_document_of_a_relay_with_default_settings() -> None:
         "name": "Torv",
         "description": "A public square that nobody owns.",
         "self": RELAY_KEY.public,
-        "supported_nips": [1, 4, 9, 11, 13, 17, 40, 42, 45, 50, 59, 65, 67, 70, 77],
+        "supported_nips": [1, 4, 9, 11, 13, 17, 29, 40, 42, 45, 50, 59, 62, 65, 67, 70, 77],
         "version": "0.1.0",
         "limitation": {
             "auth_required": False,
@@ -65,6 +65,7 @@ def test_the_document_of_a_relay_with_default_settings() -> None:
             "payment_required": False,
             "restricted_writes": False,
         },
+        "nip29": {"subgroups": True},
     }
 
 
