@@ -10,15 +10,15 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import dataset, growth, machine, questions, report, soak
+from benchmarks import dataset, growth, machine, questions, report, searching, soak
 from benchmarks.filling import Filling
 from benchmarks.measuring import Run, Sizes, large_database
 from benchmarks.report import Report
 from benchmarks.server import CONFIG, ROOT, RelayFailed
 
 PARTS = ("ingest", "query", "live", "idle", "import", "large")
-STUDIES = ("growth", "soak")
-"""They take long and make a plot: only where they are named."""
+STUDIES = ("growth", "soak", "search")
+"""They take long: only where they are named."""
 PLOTS = ROOT / "docs" / "performance"
 TABLE_WIDTH = 190
 """Columns, where no terminal says how many there are."""
@@ -51,7 +51,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> l
     "--only",
     type=click.Choice((*PARTS, *STUDIES)),
     multiple=True,
-    help="Measure only this; may be repeated. growth and soak are measured only so.",
+    help="Measure only this; may be repeated. growth, soak and search are measured only so.",
 )
 @click.option(
     "--sizes",
@@ -64,7 +64,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> l
     "--plots",
     type=click.Path(path_type=Path, file_okay=False),
     default=PLOTS,
-    help="Folder for the plots of growth and soak, and what they show as JSON [default: docs/performance].",
+    help="Folder for plots, and what the studies found as JSON [default: docs/performance].",
 )
 @click.option("--config", type=click.Path(exists=True, path_type=Path), default=CONFIG, help="Of the relay.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Where sets of events are kept.")
@@ -106,6 +106,8 @@ def main(
                 folder=plots,
                 console=console,
             )
+        if "search" in only:
+            searching.study(large, asks, config=config, folder=plots, console=console)
         if parts := [part for part in PARTS if part in (only or PARTS)]:
             amounts = Sizes(asks, subscribers, notes, idle_connections, seconds, large)
             reports = _table(events, amounts, parts, workers, runs, config, cache or dataset.cache_folder())

@@ -31,7 +31,7 @@ def check(relay: Relay, questions: Sequence[Question]) -> None:
             if question.verb == "COUNT":
                 if (counted := _counted(peer, question)) != len(question.answer):
                     raise RelayFailed(f"counted {counted} for {question.name}, not {len(question.answer)}")
-            elif (ids := tuple(event["id"] for event in _events(peer, question))) != question.answer:
+            elif (ids := tuple(event["id"] for event in answer(peer, question))) != question.answer:
                 raise RelayFailed(f"wrong answer to {question.name}: {len(ids)} of {len(question.answer)}")
 
 
@@ -49,7 +49,7 @@ def first_answers(relay: Relay, questions: Sequence[Question]) -> list[Question]
                 answered.append(question)
                 continue
             (wanted,) = map(parse_filter, question.filters)
-            events = [parse_event(event) for event in _events(peer, question)]
+            events = [parse_event(event) for event in answer(peer, question)]
             times = [event.created_at for event in events]
             if not all(map(wanted.matches, events)) or times != sorted(times, reverse=True):
                 raise RelayFailed(f"wrong answer to {question.name}")
@@ -59,7 +59,8 @@ def first_answers(relay: Relay, questions: Sequence[Question]) -> list[Question]
     return answered
 
 
-def _events(peer: Peer, question: Question) -> list[dict[str, Any]]:
+def answer(peer: Peer, question: Question) -> list[dict[str, Any]]:
+    """Ask and return the events that come."""
     received = peer.ask(question.message("q"), b'["EOSE","q"')
     peer.send(frame(b'["CLOSE","q"]'))
     return [orjson.loads(payload)[2] for payload in payloads(received) if payload[:8] == b'["EVENT"']

@@ -182,9 +182,9 @@ def drafts(size: int) -> Iterator[Draft]:
     )
 
 
-def written(times: Iterable[int], chance: random.Random) -> Iterator[Draft]:
-    """Yield what the crowd writes at these times, which rise."""
-    crowd, writer = Crowd(chance), Writer(chance)
+def written(times: Iterable[int], chance: random.Random, writer: Writer | None = None) -> Iterator[Draft]:
+    """Yield what the crowd writes at these times, which rise; in `writer`'s words, if one is given."""
+    crowd, writer = Crowd(chance), writer or Writer(chance)
     notes: list[Draft] = []
     for created_at in times:
         author = crowd.author()

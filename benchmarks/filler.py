@@ -2,7 +2,8 @@
 
 The crowd of the data sets writes them, one every twenty seconds over months and years; each fifth is by
 one prolific author. `python -m benchmarks.filler COUNT` writes them to standard output, in a process of
-its own, because making them costs as much as storing them.
+its own, because making them costs as much as storing them; with `prose` behind, in the words of
+`benchmarks.prose`.
 """
 
 import random
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from benchmarks.dataset import AUTHORS, NEWEST, Writer, pubkeys, secret, written
+from benchmarks.prose import Prose
 from benchmarks.server import ROOT
 from relay.nostr.event import Event, PubKey, compute_id, encode
 
@@ -31,14 +33,14 @@ def prolific() -> PubKey:
     return PubKey(secret(AUTHORS).public)
 
 
-def unsigned(count: int) -> Iterator[bytes]:
+def unsigned(count: int, *, prose: bool = False) -> Iterator[bytes]:
     """Yield canonical JSON in order of created_at: its ids are right, its signatures are zeros."""
     if count > MOST:
         raise ValueError(f"at most {MOST} events")
     chance = random.Random(_SEED)
-    author, writer = prolific(), Writer(chance)
+    author, writer = prolific(), Prose(chance) if prose else Writer(chance)
     times = iter(range(FIRST, FIRST + count * EVERY_SECONDS, EVERY_SECONDS))
-    crowd = written(times, chance)
+    crowd = written(times, chance, writer if prose else None)
     for number in range(count):
         if number % PROLIFIC_SHARE == PROLIFIC_SHARE - 1:
             created_at, content = next(times), writer.text(60, 600)
@@ -51,9 +53,9 @@ def unsigned(count: int) -> Iterator[bytes]:
 
 
 @contextmanager
-def streamed(count: int) -> Iterator[BinaryIO]:
+def streamed(count: int, *, prose: bool = False) -> Iterator[BinaryIO]:
     """Make events in another process; gives its JSON lines. It waits for its reader."""
-    command = [sys.executable, "-m", "benchmarks.filler", str(count)]
+    command = [sys.executable, "-m", "benchmarks.filler", str(count), *(["prose"] if prose else [])]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, bufsize=2**20) as process:
         assert process.stdout is not None
         try:
@@ -63,4 +65,6 @@ def streamed(count: int) -> Iterator[BinaryIO]:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.writelines(line + b"\n" for line in unsigned(int(sys.argv[1])))
+    sys.stdout.buffer.writelines(
+        line + b"\n" for line in unsigned(int(sys.argv[1]), prose="prose" in sys.argv)
+    )

@@ -118,9 +118,9 @@ class Filling:
 
 
 @contextmanager
-def filling(count: int) -> Iterator[Filling]:
+def filling(count: int, *, prose: bool = False) -> Iterator[Filling]:
     """Begin an empty database that can grow to `count` events; removed at the end."""
-    with fresh_data() as data, filler.streamed(count) as events:
+    with fresh_data() as data, filler.streamed(count, prose=prose) as events:
         yield Filling(data, events)
 
 

@@ -70,7 +70,7 @@ def study(sizes: Sequence[int], *, config: Path, folder: Path, console: Console)
 
 def _measure(filled: Filling, cost: Cost, config: Path) -> Point:
     medians: dict[str, float] = {}
-    with serve(config, filled.data) as relay:
+    with serve(config, filled.data, search=False) as relay:
         start = asking.first_answer(relay)
         asked = questions.unanswered(filled.subjects, ASKED)
         answered = asking.first_answers(relay, [*asked, *questions.counted(asked)])

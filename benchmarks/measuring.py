@@ -88,11 +88,11 @@ class Run:
         self.rows.append(Row(key, name, method, figure, unit, note=note))
 
     @contextmanager
-    def _serving(self, data: Path | None = None) -> Iterator[Relay]:
+    def _serving(self, data: Path | None = None, *, search: bool = True) -> Iterator[Relay]:
         """Run a relay on a data folder, or on a fresh one."""
         with ExitStack() as stack:
             where = stack.enter_context(fresh_data()) if data is None else data
-            yield stack.enter_context(serve(self._config, where, workers=self._workers))
+            yield stack.enter_context(serve(self._config, where, workers=self._workers, search=search))
 
     def ingest(self) -> None:
         """Publish the whole set into empty databases; then again, one by one, and with readers beside."""
@@ -219,7 +219,7 @@ class Run:
         """Measure what a large database changes."""
         into = f"into {filled.size:,}"
         self._say("large: start")
-        with self._serving(filled.data) as relay:
+        with self._serving(filled.data, search=False) as relay:
             seconds = asking.first_answer(relay)
             self._add_figure(
                 "large/start", "start to the first answer", f"with {filled.size:,}", seconds, "s"
@@ -231,7 +231,7 @@ class Run:
             self._page_back(relay, filled.size // filler.PROLIFIC_SHARE)
             self._beside_the_worst(relay, answered, filled.subjects.until)
         self._say("large: ingest")
-        with copied(filled.data) as data, self._serving(data) as relay:
+        with copied(filled.data) as data, self._serving(data, search=False) as relay:
             connections = PUBLISHERS[-1]
             result = publishing.publish(relay, self._frames, connections, refusable=self._replaced)
             note = f"the log grew to {result.largest_log_bytes / _MIB:.0f} MB"

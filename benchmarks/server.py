@@ -37,7 +37,8 @@ class Relay:
     @property
     def log_bytes(self) -> int:
         """The size of the database's write-ahead log; it never shrinks while the relay runs."""
-        return sum(path.stat().st_size for path in self.data.glob("*-wal"))
+        path = self.data / f"{DATABASE}-wal"
+        return path.stat().st_size if path.exists() else 0
 
 
 def torv(*arguments: str) -> list[str]:
@@ -45,9 +46,10 @@ def torv(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "torv", *arguments]
 
 
-def environment() -> dict[str, str]:
-    """Return the environment without settings of Torv's: relay.toml alone is measured."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TORV_")}
+def environment(*, search: bool = True) -> dict[str, str]:
+    """Return the environment without settings of Torv's but this one: relay.toml alone is measured."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("TORV_")}
+    return plain if search else plain | {"TORV_RELAY__SEARCH__ENABLED": "false"}
 
 
 @contextmanager
@@ -58,15 +60,18 @@ def fresh_data() -> Iterator[Path]:
 
 
 @contextmanager
-def serve(config: Path, data: Path, *, workers: int = 0) -> Iterator[Relay]:
-    """Run `torv serve` on a data folder, made if missing; stop it at the end. `workers` 0: the default."""
+def serve(config: Path, data: Path, *, workers: int = 0, search: bool = True) -> Iterator[Relay]:
+    """Run `torv serve` on a data folder, made if missing; stop it at the end.
+
+    `workers` 0: the default. Without `search` no index is made, which takes minutes for a large database.
+    """
     command = torv("serve", "--config", str(config), "--data", str(data), "--port", "0")
     if workers:
         command += ["--workers", str(workers)]
     with tempfile.TemporaryFile() as log:
         began = perf_counter()
         with subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=log
+            command, cwd=ROOT, env=environment(search=search), stdout=subprocess.PIPE, stderr=log
         ) as process:
             try:
                 assert process.stdout is not None

@@ -26,7 +26,12 @@ FILLED = 200_000
 SAMPLE_SECONDS = 10.0
 WINDOWS = 6
 """Of ten minutes in an hour. The first is for warming up."""
-PROGRAMS = {"torv": "supervisor", "relay.writing": "writer", "relay.app": "worker"}
+PROGRAMS = {
+    "torv": "supervisor",
+    "relay.writing": "writer",
+    "relay.app": "worker",
+    "relay.search.process": "indexer",
+}
 """What the processes are called, by the module that each runs."""
 ALLOWED_GROWTH = 0.01
 """From one window to the next."""

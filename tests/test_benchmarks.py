@@ -1,12 +1,13 @@
 """The benchmark measures what it says: its events and answers are fixed, and a small run comes to its end."""
 
 import json
+import random
 import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
 
-from benchmarks import questions
+from benchmarks import prose, questions, searching
 from benchmarks.dataset import DataSet, drafts, load
 from benchmarks.filler import FIRST, prolific, unsigned
 from benchmarks.goals import GOALS
@@ -123,6 +124,7 @@ def test_soaking_watches_every_process_and_is_drawn(tmp_path: Path) -> None:
 
     found = json.loads((tmp_path / "soak.json").read_text())
     assert sorted(name.split()[0] for name in found["processes"]) == [
+        "indexer",
         "supervisor",
         "worker",
         "worker",
@@ -132,6 +134,29 @@ def test_soaking_watches_every_process_and_is_drawn(tmp_path: Path) -> None:
     assert found["done"]["mistakes"] > 2
     assert len(found["growths"]) == 4
     assert (tmp_path / "soak.svg").read_text().startswith("<?xml")
+
+
+def test_searching_is_measured_and_every_answer_is_right(tmp_path: Path) -> None:
+    options = ["--large", "1500", "--asks", "40", "--plots", str(tmp_path)]
+
+    table = run("--only", "search", *options, cache=tmp_path)
+
+    found = json.loads((tmp_path / "search.json").read_text())["found"]
+    assert found["milliseconds"].keys() <= {*searching.MIX, "the mix"}
+    assert found["indexing_cpu_us"] > 0
+    assert 100 < found["index_bytes_each"] < 10_000
+    assert len(found["lag_seconds"]) == searching.BURSTS
+    assert table.startswith("| searching 1,500 events |")
+
+
+def test_the_commonest_words_are_everywhere() -> None:
+    words = prose.vocabulary()
+    writer = prose.Prose(random.Random(1))
+    notes = [writer.text(60, 600).split() for _ in range(400)]
+
+    assert len(set(words)) == len(words) == prose.VOCABULARY
+    assert words[:4] == ["the", "og", "and", "det"]
+    assert 120 < sum("the" in note for note in notes) < 280
 
 
 def test_steady_memory_does_not_grow() -> None:
