@@ -54,7 +54,7 @@ class Question:
     """A filter with words, as the index is asked."""
 
     match: str
-    """For FTS5: only words in double quotes, AND, OR and brackets."""
+    """For FTS5: only words in double quotes, AND, OR, NOT and brackets."""
     ranking: "_Ranking"
     low: int
     high: int
@@ -63,18 +63,20 @@ class Question:
 
 def question_of(wanted: Filter, asked: Words, searched: frozenset[int]) -> Question | None:
     """Return what to ask the index; None where nothing can match. `searched` kinds are indexed."""
-    groups = conditions(wanted, searched)
-    if groups is None or not asked.units:
+    marks = conditions(wanted, searched)
+    if marks is None or not asked.units:
         return None
     by_name = wanted.kinds is not None and wanted.kinds & searched <= NAMED
     *units, last = (_quoted(unit) for unit in asked.units)
     # Names are looked up while they are typed: the last word may be the beginning of one.
     if by_name and " " not in asked.units[-1] and len(asked.units[-1]) <= MAX_PREFIX:
         last = f"({last} OR {_quoted(prefix_mark(asked.units[-1]))})"
-    alternatives = (f"({' OR '.join(map(_quoted, group))})" for group in groups)
+    alternatives = (f"({' OR '.join(map(_quoted, group))})" for group in marks.groups)
     low = 0 if wanted.since is None else max(0, wanted.since) << SEQ_BITS
     high = MAX_TS if wanted.until is None else max(-1, wanted.until + 1) << SEQ_BITS
     match = " AND ".join((*units, last, *alternatives))
+    if marks.none_of:
+        match = f"({match}) NOT ({' OR '.join(map(_quoted, marks.none_of))})"
     ranking = _Ranking(asked, by_name=by_name)
     return Question(match, ranking, min(low, MAX_TS), min(high - 1, MAX_TS))
 

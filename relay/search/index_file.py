@@ -18,7 +18,7 @@ from relay.store.api import Seq, Stored, StoreError
 SEQ_BITS = 31
 MAX_TS = 2**63 - 1
 
-_FORMAT = 1
+_FORMAT = 2
 """Goes up when the same events would be filed otherwise."""
 _CACHE_KIB = 16_384
 _BUSY_SECONDS = 5.0

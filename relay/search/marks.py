@@ -3,7 +3,8 @@
 Marks are hashed short, and may collide: the store checks every condition again before anything is sent.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from relay.nostr import kinds
@@ -26,7 +27,7 @@ _BEGINNING = "\ue001"
 
 
 def kind_mark(kind: int) -> str:
-    """Return the mark of events of a kind."""
+    """Return the mark of events of a kind; notes have none."""
     return f"{_CONDITION}{kind}"
 
 
@@ -47,7 +48,8 @@ def _hashed(name: str, value: str) -> str:
 
 def marks_of(event: Event, heading: str) -> Iterator[str]:
     """Yield the marks of an event; `heading` is folded."""
-    yield kind_mark(event.kind)
+    if event.kind != kinds.NOTE:
+        yield kind_mark(event.kind)
     yield author_mark(event.pubkey)
     for letter, value in sorted(indexed(event.tags))[:MAX_TAGS]:
         yield _hashed(letter, value)
@@ -57,22 +59,33 @@ def marks_of(event: Event, heading: str) -> Iterator[str]:
                 yield prefix_mark(word[:end])
 
 
-def conditions(wanted: Filter, searched: frozenset[int]) -> list[Iterable[str]] | None:
-    """Return groups of marks, of each of which an event has one; None where nothing can match.
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the marks of a wanted event are like."""
 
-    `searched` are the kinds that are indexed.
-    """
+    groups: list[list[str]]
+    """Of each it has one."""
+    none_of: list[str]
+
+
+def conditions(wanted: Filter, searched: frozenset[int]) -> Conditions | None:
+    """Return a filter's conditions; None where nothing can match. `searched` kinds are indexed."""
     if wanted.is_empty:
         return None
-    groups: list[Iterable[str]] = []
+    groups: list[list[str]] = []
+    none_of: list[str] = []
     if wanted.kinds is not None and not searched <= wanted.kinds:
         chosen = wanted.kinds & searched
         if not chosen:
             return None
-        groups.append([kind_mark(kind) for kind in sorted(chosen)])
+        # Most entries are notes: a mark of theirs would be looked for in vain, so they have none.
+        if kinds.NOTE in chosen:
+            none_of += map(kind_mark, sorted(searched - chosen))
+        else:
+            groups.append([kind_mark(kind) for kind in sorted(chosen)])
     if wanted.authors is not None and len(wanted.authors) <= MAX_VALUES:
         groups.append([author_mark(author) for author in sorted(wanted.authors)])
     for letter, values in sorted(wanted.tags.items()):
         if len(values) <= MAX_VALUES:
             groups.append([_hashed(letter, value) for value in sorted(values)])
-    return groups
+    return Conditions(groups, none_of)

@@ -305,3 +305,21 @@ async def test_the_index_says_how_far_it_is(library: Library) -> None:
     library.catch_up()
 
     assert await library.searcher.progress() == (9, 1.0)
+
+
+async def test_kinds_are_told_apart_whether_notes_are_among_them_or_not(library: Library) -> None:
+    await library.publish(
+        note(ALICE, "apple note"),
+        event(ALICE, 11, "apple thread", created_at=NOW - 1),
+        event(ALICE, 1068, "apple poll", created_at=NOW - 2),
+    )
+
+    assert await library.find("apple", kinds=[1]) == ["apple note"]
+    assert await library.find("apple", kinds=[1, 11, 7]) == ["apple note", "apple thread"]
+    assert await library.find("apple", kinds=[11, 1068]) == ["apple thread", "apple poll"]
+    assert await library.find("apple", kinds=[11]) == ["apple thread"]
+    assert await library.find("apple", kinds=[1, 0, 11, 1068, 30_023, 39_000]) == [
+        "apple note",
+        "apple thread",
+        "apple poll",
+    ]
