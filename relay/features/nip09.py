@@ -28,7 +28,7 @@ def remove_targets(write: Write) -> Write:
             if address is not None and address.pubkey == event.pubkey:
                 removals.append(RemoveAddress(address, event.created_at))
     # "Publishing a deletion request event against a deletion request has no effect."
-    return replace(write, removals=tuple(dict.fromkeys(removals)), owners=())
+    return replace(write, removals=tuple(dict.fromkeys(removals)), is_final=True)
 
 
 def feature(config: RelayConfig, context: Context) -> Feature:

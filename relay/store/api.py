@@ -86,6 +86,8 @@ class Write:
     """Unix seconds; from this second on nobody sees the event."""
     owners: tuple[PubKey, ...] | None = None
     """Whose RemoveEvent removes this event. None: its author's. Empty: nobody's."""
+    is_final: bool = False
+    """No RemoveEvent removes it, though it has owners: it goes only with all that one of them owns."""
     removals: tuple[Removal, ...] = ()
     """Take effect if this event is stored, or is a duplicate of a stored one."""
     live: bool = True

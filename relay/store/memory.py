@@ -114,7 +114,7 @@ class MemoryStore:
         if event.id in self._rows:
             return Outcome.DUPLICATE, ()
         owners = tuple(_owners(write))
-        if any((event.id, owner) in self._removed_events for owner in owners):
+        if not write.is_final and any((event.id, owner) in self._removed_events for owner in owners):
             return Outcome.DELETED, ()
         if any(event.created_at <= self._removed_owners.get(owner, -1) for owner in owners):
             return Outcome.DELETED, ()
@@ -143,7 +143,7 @@ class MemoryStore:
             case RemoveEvent(id_, by):
                 self._removed_events.add((id_, by))
                 row = self._rows.get(id_)
-                if row is not None and by in _owners(row.write):
+                if row is not None and not row.write.is_final and by in _owners(row.write):
                     self._forget(row)
             case RemoveAddress(address, until):
                 self._removed_addresses[address] = max(until, self._removed_addresses.get(address, -1))

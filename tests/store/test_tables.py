@@ -254,6 +254,17 @@ class TestRemoveOwned:
         assert sorted(await found(store)) == ["", "mention"]
         assert await store.write([wrap]) == [Outcome.DELETED]
 
+    async def test_it_takes_also_what_no_single_removal_does(self, store: Store) -> None:
+        final, late = note(ALICE, "final"), note(ALICE, "late")
+        remover = event(ALICE, kinds.DELETION, "remover", created_at=NOW + 1)
+        removals = tuple(RemoveEvent(one.id, pubkey(ALICE)) for one in (final, late))
+        await store.write([write(final, is_final=True), write(remover, removals=removals)])
+        assert await store.write([write(late, is_final=True)]) == [Outcome.STORED]
+        assert sorted(await found(store)) == ["final", "late", "remover"]
+        await store.write([self.farewell(ALICE, NOW)])
+        assert sorted(await found(store)) == ["", "remover"]
+        assert await store.write([write(final, is_final=True)]) == [Outcome.DELETED]
+
     async def test_the_latest_time_counts(self, store: Store) -> None:
         await store.write([self.farewell(ALICE, NOW), self.farewell(ALICE, NOW - 100)])
         assert await store.write([write(note(ALICE, "between", created_at=NOW - 50))]) == [Outcome.DELETED]

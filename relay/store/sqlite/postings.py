@@ -41,10 +41,12 @@ Prepared = tuple[
 ]
 """(json, created_at, kind, id hash, address hash, expires_at, owners, removals, live, postings, tables).
 
-`owners`: keys as hex joined by spaces, None for the author. `postings`: distinct signed 64-bit
-little-endian hashes, the id's and the address's among them. The id and the author are read out of
-the canonical json. `tables`: names joined by spaces.
+`owners`: keys as hex joined by spaces, behind FINAL where no RemoveEvent counts; None for the author.
+`postings`: distinct signed 64-bit little-endian hashes, the id's and the address's among them. The id and
+the author are read out of the canonical json. `tables`: names joined by spaces.
 """
+
+FINAL = b"final"
 
 ID = slice(7, 71)
 """Where canonical JSON holds the id, 64 hex digits: `{"id":"` id `","pubkey":"` pubkey `"`…"""
@@ -156,12 +158,19 @@ def prepare(write: Write, hashes: Hashes) -> Prepared:
         id_,
         address,
         write.expires_at,
-        None if write.owners is None else " ".join(write.owners).encode(),
+        _owners(write),
         tuple([_prepare_removal(removal, hashes) for removal in write.removals]) if write.removals else (),
         write.live,
         pack(f"<{len(found)}q", *found),
         " ".join(write.tables),
     )
+
+
+def _owners(write: Write) -> bytes | None:
+    if write.is_final:
+        owners = (write.event.pubkey,) if write.owners is None else write.owners
+        return b" ".join([FINAL, *(owner.encode() for owner in owners)])
+    return None if write.owners is None else " ".join(write.owners).encode()
 
 
 def _prepare_removal(removal: Removal, hashes: Hashes) -> PreparedRemoval:

@@ -17,6 +17,7 @@ from relay.store.records import Tables
 from relay.store.sqlite.farewells import Farewells
 from relay.store.sqlite.postings import (
     AUTHOR,
+    FINAL,
     ID,
     SEQ_BITS,
     SEQ_MASK,
@@ -78,6 +79,10 @@ class _Row:
 
     def is_owned_by(self, key: bytes) -> bool:
         return key in self.all_owners()
+
+    def is_removable_by(self, key: bytes) -> bool:
+        owners = self.all_owners()
+        return key in owners and owners[0] != FINAL
 
 
 @dataclass(slots=True)
@@ -164,7 +169,7 @@ class _Batch:
         # Few batches name anything that was removed.
         if known.barred or self._any_left or self.farewells:
             row = _row(prepared)
-            if any(row.is_owned_by(key) for key in known.barred.get(id_, ())) or self._is_left(row):
+            if any(row.is_removable_by(key) for key in known.barred.get(id_, ())) or self._is_left(row):
                 return Outcome.DELETED
         if address is not None:
             if address in known.until and created_at <= known.until[address][1]:
@@ -211,7 +216,7 @@ class _Batch:
                 barred.add(by)
                 self._bury(hash_, target, by, 0)
             row = self._find(target)
-            if row is not None and row.is_owned_by(by):
+            if row is not None and row.is_removable_by(by):
                 self._forget(row)
             return
         n, before = self._known.until.get(hash_, (0, -1))
