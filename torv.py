@@ -1,4 +1,4 @@
-"""The one command: `torv serve`, `torv relay …`, `torv bridge …`. The only file above both packages."""
+"""The one command: `torv serve`, `torv relay …`, `torv bridge …`, `torv doctor`; above both packages."""
 
 import sys
 from collections.abc import Mapping
@@ -59,8 +59,12 @@ def _check_bridge_can_reach_relay(config: TorvConfig) -> None:
 class Commands(click.Group):
     """Commands, some of which stand in modules that are imported only when they are asked for."""
 
-    parts: Mapping[str, str] = {"relay": "relay.cli", "bridge": "bridge.cli"}
-    """Groups of commands, to the modules where they stand under the same name."""
+    parts: Mapping[str, str] = {
+        "relay": "relay.cli",
+        "bridge": "bridge.cli",
+        "doctor": "relay.doctor.command",
+    }
+    """Commands and groups of them, to the modules where they stand under the same name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *self.parts})
@@ -116,7 +120,7 @@ def serve(
         argv = [sys.executable, "-m", "torv", "bridge", "run"]
         if config:
             argv += ["--config", str(config)]
-        extra.append(Program("bridge", argv, bridge_environment(loaded), ready_fd=False))
+        extra.append(Program("bridge", argv, bridge_environment(loaded), says_ready=False))
     try:
         sys.exit(serve_relay(loaded.data, trusting_bridge(loaded), loaded.log, extra, announce=click.echo))
     except CannotStart as error:

@@ -14,7 +14,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"relay.store"}),
     frozenset({"relay.engine", "relay.search"}),
     frozenset({"relay.features", "relay.policies", "relay.net", "relay.media", "relay.square"}),
-    frozenset({"relay.transfer", "relay.assembly"}),
+    frozenset({"relay.transfer", "relay.assembly", "relay.doctor"}),
     frozenset({"relay.writing"}),
     frozenset({"relay.app"}),
     frozenset({"relay.cli"}),
@@ -31,7 +31,8 @@ NARROWER = {
     "relay.engine": {"relay.nostr", "relay.store"},
     # So is its indexer.
     "relay.search": {"relay.nostr", "relay.store", "relay.settings", "relay.logs", "relay.collector"},
-    # A Nostr client like any other.
+    # Nostr clients like any other.
+    "relay.doctor": {"relay.nostr", "relay.client", "relay.config", "relay.settings"},
     "bridge": {"relay.nostr", "relay.client", "relay.settings"},
 }
 """Parts for which being above something is not enough to import it."""
