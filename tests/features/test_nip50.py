@@ -150,6 +150,17 @@ async def test_what_was_deleted_is_not_found_though_it_is_still_indexed(
     assert await client.find({"search": "pie"}) == ["pie too"]
 
 
+async def test_who_vanishes_is_not_found_and_leaves_the_index(client: Client, library: Library) -> None:
+    await publish(client, library, note(ALICE, "pie of alice", created_at=NOW - 1), note(BOB, "pie of bob"))
+    vanishing = event(ALICE, 62, created_at=NOW, tags=[["relay", "ALL_RELAYS"]])
+
+    assert (await client.publish(vanishing))[0]
+
+    assert await client.find({"search": "pie"}) == ["pie of bob"]
+    library.catch_up()
+    assert [id_ for _, id_ in library.index.after(0, limit=9)] == [note(BOB, "pie of bob").id]
+
+
 async def test_too_many_searches_at_once_are_refused(
     client: Client, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
