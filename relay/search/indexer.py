@@ -19,6 +19,10 @@ DELETIONS_REACH = 2_048
 rest."""
 
 
+VANISHING_PATROLS = 6
+"""All that somebody wrote goes in many transactions: some of it may go after the log tells of it."""
+
+
 class Log(Protocol):
     """Of the relay's store, what the indexer reads."""
 
@@ -51,6 +55,8 @@ class Indexer:
         self._now = now
         self._monotonic = monotonic
         self._behind_since: float | None = None
+        self._vanishing: dict[str, int] = {}
+        """Authors who vanished lately, and how many patrols still look after them."""
         if index.cursor > log.head():
             # The database was put back to an older state: its log goes other ways from there.
             index.begin_anew()
@@ -85,6 +91,7 @@ class Indexer:
             self._look_after_author(pubkey, None, DELETIONS_REACH)
         for pubkey in gone.vanished:
             self._look_after_author(pubkey, None, None)
+            self._vanishing[pubkey] = VANISHING_PATROLS
         return upto < head
 
     def patrol(self) -> None:
@@ -93,6 +100,11 @@ class Indexer:
         Most of what is removed goes at once. Some goes without a word in the log: what has expired, or
         was removed by the operator.
         """
+        for pubkey, left in list(self._vanishing.items()):
+            self._look_after_author(pubkey, None, None)
+            self._vanishing[pubkey] = left - 1
+            if left == 1:
+                del self._vanishing[pubkey]
         entries = self._index.after(self._index.patrolled, limit=ENTRIES_AT_ONCE // 2)
         self._look_after(entries)
         self._index.set_patrolled(entries[-1][0] if entries else 0)

@@ -143,6 +143,18 @@ async def test_all_that_vanishes_leaves_the_index(library: Library) -> None:
     assert await library.find("note") == ["note of bob"]
 
 
+async def test_what_vanishes_after_the_log_tells_of_it_leaves_the_index_too(library: Library) -> None:
+    late = note(ALICE, "gone a little later")
+    await library.publish(late, event(ALICE, 62))
+    assert entries(library) == 1
+
+    await library.remove(RemoveEvent(late.id, pubkey(ALICE)))
+    library.index.set_patrolled(MAX_TS - 1)
+    library.indexer.patrol()
+
+    assert entries(library) == 0
+
+
 async def test_older_versions_leave_the_index(library: Library) -> None:
     for version in range(3):
         await library.publish(
