@@ -186,6 +186,35 @@ class GroupsConfig(Table):
     )
 
 
+class MembersConfig(Table):
+    """[relay.members]: a list of the relay's members (NIP-43), whom admins and invites add."""
+
+    enabled: bool = Field(False, description="Keep a list of members, with roles. Everybody may see it.")
+    write: bool = Field(False, description="Publishing is for members and admins only.")
+    inviting_roles: tuple[str, ...] = Field(
+        (),
+        examples=[["greeter"]],
+        description="Roles whose holders are given an invite when they ask for one, as admins are; "
+        '"*" stands for every member.',
+    )
+    invite_uses: int = Field(1, ge=1, le=1_000_000, description="How many may join by one invite.")
+    invite_seconds: int = Field(604_800, ge=60, description="How long an invite can be used, in seconds.")
+    max_members: int = Field(10_000, ge=1, le=100_000, description="Members of the relay.")
+
+
+class ModerationConfig(Table):
+    """[relay.moderation]: who, beside admins, bans and allows keys and events (NIP-86)."""
+
+    keys: tuple[PublicKeySetting, ...] = Field(
+        (),
+        description="Keys (npub or hex) of moderators. Their reports (NIP-56), as admins', wait to be "
+        "looked at; those of others are kept, no more.",
+    )
+    roles: tuple[str, ...] = Field(
+        (), examples=[["moderator"]], description="Roles of members (NIP-43) whose holders moderate."
+    )
+
+
 class TimeoutsConfig(Table):
     """[relay.timeouts]: how long the relay waits, in seconds."""
 
@@ -255,6 +284,8 @@ class RelayConfig(Table):
     auth: AuthConfig = AuthConfig()
     search: SearchConfig = SearchConfig()
     groups: GroupsConfig = GroupsConfig()
+    members: MembersConfig = MembersConfig()
+    moderation: ModerationConfig = ModerationConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @field_validator("announce")

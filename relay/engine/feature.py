@@ -125,6 +125,8 @@ class HttpRequest:
     """The Authorization header."""
     body: bytes = b""
     """A POST's; at most as long as a client's message may be."""
+    now: int = 0
+    """When it came, in unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,10 @@ class Feature:
     """Fields of NIP-11's `limitation`."""
     information: Mapping[str, object] = field(default_factory=dict)
     """Further fields of NIP-11's document."""
+    describes: Callable[[], Mapping[str, str]] | None = None
+    """Texts of NIP-11's document that change while the relay runs, instead of those of the settings."""
+    turns_away: Callable[[str], bool] | None = None
+    """(address) → whether its clients are not served: who comes is sent away, who is there is cut."""
     routes: tuple[Route, ...] = ()
     tables: tuple[Table, ...] = ()
     """Records kept in the write transaction; an effect names the table for the events that it judges."""

@@ -68,6 +68,7 @@ class Relay:
         self.conjured: dict[int, Conjure] = {
             kind: conjure for feature in features for kind, conjure in feature.conjured.items()
         }
+        self._turning_away = tuple(one.turns_away for one in features if one.turns_away is not None)
         self._lapses = tuple(lapse for feature in features for lapse in feature.lapses)
         self._search: Search | None = next((one.search for one in features if one.search is not None), None)
         self._searching = 0
@@ -100,6 +101,10 @@ class Relay:
         """Let features know every change of followed records. Raises StoreError."""
         if self._followers.catch_up():
             self._lower_veils()
+
+    def turns_away(self, address: str) -> bool:
+        """Say whether clients of this address are not served."""
+        return any(turns_away(address) for turns_away in self._turning_away)
 
     def _lower_veils(self) -> None:
         veiled = [(veil, veil.kinds() if callable(veil.kinds) else veil.kinds) for veil in self._veils]

@@ -15,8 +15,10 @@ from relay.features import (
     nip29,
     nip40,
     nip42,
+    nip43,
     nip45,
     nip50,
+    nip56,
     nip59,
     nip62,
     nip65,
@@ -24,6 +26,7 @@ from relay.features import (
     nip67,
     nip70,
     nip77,
+    nip86,
 )
 
 ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
@@ -36,14 +39,17 @@ ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     nip29.feature,
     nip40.feature,
     nip42.feature,
+    nip43.feature,
     nip45.feature,
     nip50.feature,
+    nip56.feature,
     nip59.feature,
     nip62.feature,
     nip65.feature,
     nip67.feature,
     nip70.feature,
     nip77.feature,
+    nip86.feature,
 )
 """In the order in which their rules and effects apply."""
 

@@ -54,7 +54,14 @@ def supported_nips(features: Sequence[Feature]) -> list[int]:
 
 
 def feature(config: RelayConfig, context: Context, others: Sequence[Feature]) -> Feature:
+    describing = tuple(other.describes for other in others if other.describes is not None)
+
     def answer(request: HttpRequest) -> HttpResponse:
+        texts = {name: text for describe in describing for name, text in describe().items()}
+        body = fixed
+        if texts:
+            shown = {**told, **texts}
+            body = orjson.dumps({name: value for name, value in shown.items() if value != ""})
         return HttpResponse(body, MEDIA_TYPE, headers=CORS)
 
     this = Feature(
@@ -62,5 +69,6 @@ def feature(config: RelayConfig, context: Context, others: Sequence[Feature]) ->
         nip=11,
         routes=(Route(path=config.path, accept=MEDIA_TYPE, handler=answer),),
     )
-    body = orjson.dumps(document(config, context, (*others, this)))
+    told = document(config, context, (*others, this))
+    fixed = orjson.dumps(told)
     return this

@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import structlog
@@ -84,14 +85,26 @@ class Pages:
     """Answers every request that is not a WebSocket upgrade."""
 
     def __init__(
-        self, settings: RelayConfig, features: Sequence[Feature], store: Store, board: Board, data: Path
+        self,
+        settings: RelayConfig,
+        features: Sequence[Feature],
+        store: Store,
+        board: Board,
+        data: Path,
+        *,
+        catch_up: Callable[[], None] = lambda: None,
+        now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
+        """`catch_up` lets features know every change of followed records, before they are asked."""
         self._settings = settings
         self._routes: tuple[Route, ...] = tuple(route for feature in features for route in feature.routes)
         self._gauges = tuple(one.gauges for one in features if one.gauges is not None)
+        self._describing = tuple(one.describes for one in features if one.describes is not None)
         self._store = store
         self._board = board
         self._data = data
+        self._catch_up = catch_up
+        self._now = now
 
     async def answer(self, request: web.BaseRequest, url: str) -> web.Response:
         """Answer one request; `url` is the relay's URL as this client knows it."""
@@ -102,6 +115,7 @@ class Pages:
         is_post = request.method == "POST"
         if not is_post and request.method not in ("GET", "HEAD"):
             return _text("this method has no meaning here\n", 405)
+        self._catch_up()
         accept = request.headers.get("Content-Type" if is_post else "Accept", "")
         for route in routes:
             if (route.method == "POST") == is_post and (route.accept is None or route.accept in accept):
@@ -116,8 +130,11 @@ class Pages:
             case "/metrics":
                 return await self._metrics()
             case self._settings.path:
+                texts = {"name": self._settings.name, "description": self._settings.description}
+                for describe in self._describing:
+                    texts.update(describe())
                 return _text(
-                    f"{self._settings.name}\n\n{self._settings.description}\n\n"
+                    f"{texts['name']}\n\n{texts['description']}\n\n"
                     f"This is a Nostr relay. Add {url} to a Nostr client to read and write here.\n"
                 )
         return _text("there is nothing at this path\n", 404)
@@ -138,6 +155,7 @@ class Pages:
                 query={name: request.query[name] for name in request.query},
                 authorization=request.headers.get("Authorization", ""),
                 body=body,
+                now=self._now(),
             )
         )
         if isinstance(answer, HttpResponse):

@@ -22,6 +22,7 @@ from relay.net.connection import Connection
 from relay.net.http import Pages
 from relay.net.websocket import HandedOver, take_over, upgrade_mistake
 from relay.nostr.event import PubKey
+from relay.store.api import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,9 @@ class Server:
         self._relay = relay
         self._settings = settings
         self._board = board
-        self._pages = Pages(settings, relay.features, relay.store, board, data)
+        self._pages = Pages(
+            settings, relay.features, relay.store, board, data, catch_up=self._catch_up, now=relay.now
+        )
         self._connections: set[Connection] = set()
         self._nobody_left = asyncio.Event()
         self._large_ones = asyncio.Lock()
@@ -111,6 +114,9 @@ class Server:
         if mistake is not None:
             return web.Response(status=400, text=f"{mistake}\n", headers={"Sec-WebSocket-Version": "13"})
         address = request.remote or ""
+        self._catch_up()
+        if self._relay.turns_away(address):
+            return web.Response(status=403, text="your address is blocked here\n")
         slot = self._board.slot(counted_as(address))
         if not self._board.connect(slot, self._settings.limits.connections_per_address):
             self._board.add(Counter.CONNECTIONS_REFUSED)
@@ -150,6 +156,13 @@ class Server:
         """Give a connection a while to finish its next request."""
         self._awaited[handler] = monotonic() + self._settings.timeouts.handshake_seconds
 
+    def _catch_up(self) -> None:
+        try:
+            self._relay.catch_up()
+        except StoreError as error:
+            # What was known is what counts then.
+            log.warning("keeping up with records failed", error=str(error))
+
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         if self._tasks is None:
             raise RuntimeError("the server does not run")
@@ -161,7 +174,10 @@ class Server:
         while True:
             await asyncio.sleep(pause)
             now = monotonic()
+            self._catch_up()
             for number, connection in enumerate(tuple(self._connections), 1):
+                if self._relay.turns_away(connection.origin.address):
+                    connection.shut(CloseCode.POLICY_VIOLATION, b"blocked")
                 connection.look_after(now)
                 if number % LOOKS_PER_TURN == 0:
                     await asyncio.sleep(0)

@@ -4,13 +4,19 @@ import re
 from pathlib import Path
 
 from relay import features, policies
-from relay.config import RelayConfig
+from relay.config import MembersConfig, RelayConfig
 from relay.engine.feature import Context, Feature
 from relay.features.nip11 import supported_nips
 from tests.net.house import RELAY_KEY
 
 CONFIG, CONTEXT = RelayConfig(), Context(key=RELAY_KEY)
-EVERYTHING = RelayConfig(url="wss://relay.test", announce=True, names=(f"alice={RELAY_KEY.public}",))
+EVERYTHING = RelayConfig(
+    url="wss://relay.test",
+    announce=True,
+    names=(f"alice={RELAY_KEY.public}",),
+    admins=(RELAY_KEY.public,),
+    members=MembersConfig(enabled=True),
+)
 """All that is off by default is on."""
 NUMBERED = re.compile(r"nip([0-9]{2})\.py").fullmatch
 HERE = Path(__file__).parent
