@@ -26,13 +26,6 @@ FILLED = 200_000
 SAMPLE_SECONDS = 10.0
 WINDOWS = 6
 """Of ten minutes in an hour. The first is for warming up."""
-PROGRAMS = {
-    "torv": "supervisor",
-    "relay.writing": "writer",
-    "relay.app": "worker",
-    "relay.search.process": "indexer",
-}
-"""What the processes are called, by the module that each runs."""
 ALLOWED_GROWTH = 0.01
 """From one window to the next."""
 
@@ -149,8 +142,6 @@ def _memory(pid: int) -> dict[str, int]:
     """Return the memory of each process of the relay, by its name and id."""
     found = {}
     for member in sorted(tree(pid)):
-        words = Path(f"/proc/{member}/cmdline").read_bytes().decode().split("\0")
-        module = words[words.index("-m") + 1] if "-m" in words else words[0]
-        name = PROGRAMS.get(module, module)
+        name = "supervisor" if member == pid else Path(f"/proc/{member}/comm").read_text().strip()
         found[f"{name} {member}"] = usage_of(member).anonymous_bytes
     return found

@@ -1,10 +1,8 @@
 """The composition root: settings → store → features → Relay → Server. The only file that knows every part.
 
-`serve` is the supervisor's side; `python -m relay.app` is one worker process, which reads its settings
-from standard input and inherits its socket and the board by descriptor.
+`serve` is the supervisor's side; `_work` is one worker process, forked from it with its socket and the board.
 """
 
-import argparse
 import asyncio
 import contextlib
 import fcntl
@@ -12,15 +10,14 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import orjson
 import structlog
 import uvloop
-from pydantic import BaseModel, ConfigDict
 
 from relay.assembly import (
     DATABASE,
@@ -32,7 +29,7 @@ from relay.assembly import (
     read_key,
     relay_features,
 )
-from relay.collector import settle
+from relay.collector import settle, share
 from relay.config import RelayConfig
 from relay.engine.desk import Desk
 from relay.engine.jobs import run_jobs
@@ -42,19 +39,19 @@ from relay.net.board import Board
 from relay.net.server import Server
 from relay.net.workers import CannotStart, Program, Supervisor, bind
 from relay.search.finding import IndexReader
+from relay.search.process import keep_index
 from relay.search.searcher import Searcher
 from relay.settings import LogConfig
 from relay.store.api import StoreError
 from relay.store.link import LinkedStore
-from relay.writing import WriterSettings
+from relay.writing import write
 
 log = structlog.get_logger(__name__)
 
 
-class WorkerSettings(BaseModel):
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
     """What the supervisor tells a worker."""
-
-    model_config = ConfigDict(frozen=True)
 
     data: Path
     relay: RelayConfig
@@ -100,6 +97,7 @@ def serve(
             announce(relay.url or f"ws://{host}:{port}{relay.path}")
             announce(f"http://{host}:{port}{relay.path}")
 
+        share()
         asyncio.run(_supervise(groups, on_ready, sockets))
     return 0
 
@@ -120,31 +118,26 @@ async def _supervise(
 
 
 def _writer(data: Path, relay: RelayConfig, log_config: LogConfig) -> Program:
-    settings = WriterSettings(data=data, relay=relay, log=log_config)
-    argv = [sys.executable, "-m", "relay.writing"]
-    return Program("writer", argv, stdin=settings.model_dump_json().encode())
+    return Program("writer", partial(write, data, relay, log_config))
 
 
 def _indexer(data: Path, relay: RelayConfig, log_config: LogConfig) -> Program:
-    argv = [sys.executable, "-m", "relay.search.process"]
-    argv += ["--database", str(data / DATABASE), "--index", str(data / SEARCH_INDEX)]
-    argv += ["--kinds", ",".join(map(str, relay.search.kinds))]
-    argv += ["--log-level", log_config.level, "--log-format", log_config.format]
+    searched = frozenset(relay.search.kinds)
     # Nobody waits for it: without an index all but search works.
-    return Program("indexer", argv, ready_fd=False)
+    return Program(
+        "indexer",
+        lambda ready: keep_index(data / DATABASE, data / SEARCH_INDEX, searched, log_config),
+        says_ready=False,
+    )
 
 
 def _worker(
     data: Path, relay: RelayConfig, log_config: LogConfig, number: int, listening: socket.socket, board: Board
 ) -> Program:
-    settings = WorkerSettings(
-        data=data, relay=relay, log=log_config, process=number, processes=board.processes
-    )
-    argv = [sys.executable, "-m", "relay.app", "--listen-fd", str(listening.fileno())]
+    settings = WorkerSettings(data, relay, log_config, number, board.processes)
     return Program(
         name=f"worker {number}",
-        argv=[*argv, "--board-fd", str(board.fd)],
-        stdin=settings.model_dump_json().encode(),
+        run=lambda ready: _work(settings, listening, Board(board.fd, number, board.processes), ready),
         fds=(listening.fileno(), board.fd),
         stop_seconds=relay.timeouts.drain_seconds + 5,
         on_death=lambda: board.forget(number),
@@ -216,21 +209,15 @@ async def run_worker(
         await store.close()
 
 
-def main() -> None:
-    """Run one worker process; the supervisor is its only caller."""
-    parser = argparse.ArgumentParser()
-    for name in ("--listen-fd", "--board-fd", "--ready-fd"):
-        parser.add_argument(name, type=int, required=True)
-    args = parser.parse_args()
-    settings = WorkerSettings(**orjson.loads(sys.stdin.buffer.read()))
+def _work(
+    settings: WorkerSettings, listening: socket.socket, board: Board, ready: Callable[[], None]
+) -> None:
     start_logging(settings.log)
     structlog.contextvars.bind_contextvars(worker=settings.process)
     # Every connection takes a descriptor, and the usual soft limit is 1,024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    listening = socket.socket(fileno=args.listen_fd)
-    board = Board(args.board_fd, settings.process, settings.processes)
-    uvloop.run(run_worker(settings, listening, board, lambda: _say_ready(args.ready_fd)))
+    uvloop.run(run_worker(settings, listening, board, ready))
 
 
 async def _connect(data: Path, stop: asyncio.Event) -> LinkedStore | None:
@@ -245,12 +232,3 @@ async def _connect(data: Path, stop: asyncio.Event) -> LinkedStore | None:
     except* StoreError as group:
         raise group.exceptions[0] from None
     return None if connecting.cancelled() else connecting.result()
-
-
-def _say_ready(fd: int) -> None:
-    os.write(fd, b"ready\n")
-    os.close(fd)
-
-
-if __name__ == "__main__":
-    main()

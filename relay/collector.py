@@ -12,3 +12,12 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def share() -> None:
+    """Exempt all that exists now from collection; call it before forking.
+
+    A collection writes to the header of every object it looks at, so that a forked process would soon
+    have its own copy of all that it had in common with its parent.
+    """
+    gc.freeze()

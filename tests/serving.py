@@ -80,16 +80,16 @@ class Served:
         self.process.stdout.close()
 
     def children(self) -> dict[int, str]:
-        """Return its processes below the supervisor: pid and command line."""
-        return {pid: _command_line(pid) for pid in _descendants(self.process.pid)}
+        """Return its processes below the supervisor: pid, and name with the command line behind it."""
+        return {pid: _name(pid) for pid in _descendants(self.process.pid)}
 
     def workers(self) -> list[int]:
         """Return the pids of the worker processes."""
-        return [pid for pid, line in self.children().items() if "relay.app" in line]
+        return [pid for pid, name in self.children().items() if name.startswith("torv worker ")]
 
     def writer(self) -> int:
         """Return the pid of the writer process."""
-        (pid,) = (pid for pid, line in self.children().items() if "relay.writing" in line)
+        (pid,) = (pid for pid, name in self.children().items() if name.startswith("torv writer "))
         return pid
 
 
@@ -102,9 +102,11 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _command_line(pid: int) -> str:
+def _name(pid: int) -> str:
     with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        process = Path(f"/proc/{pid}")
+        line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return f"{(process / 'comm').read_text().strip()} {line}"
     return ""
 
 

@@ -5,8 +5,6 @@ who connects while a worker restarts waits in the accept queue instead of being 
 """
 
 import asyncio
-import contextlib
-import ctypes
 import errno
 import os
 import signal
@@ -16,6 +14,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 import structlog
+
+from relay.net.children import Child, execute, fork
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +28,8 @@ LAST_RETRY_SECONDS = 5.0
 STEADY_SECONDS = 10.0
 """A program that ran so long is restarted at once when it dies."""
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+Main = Callable[[Callable[[], None]], None]
+"""What a forked process does; it is given what to call when it serves."""
 
 
 class CannotStart(Exception):
@@ -38,20 +38,19 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One supervised process."""
+    """One supervised process: a fork of this one, or another program."""
 
     name: str
-    argv: Sequence[str]
+    run: Main | Sequence[str]
+    """What a fork does; or the command line of another program."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Added to this process's environment."""
-    stdin: bytes = b""
-    """Handed over at the start; settings go here rather than on the command line."""
+    """Added to this process's environment, for another program."""
     fds: tuple[int, ...] = ()
     """Descriptors it inherits."""
     stop_seconds: float = 15.0
     """How long it may take to stop."""
-    ready_fd: bool = True
-    """Whether it takes `--ready-fd N` and writes one line there when it serves."""
+    says_ready: bool = True
+    """Whether it says when it serves; another program takes `--ready-fd N` and writes one line there."""
     waits: bool = True
     """Whether it starts when the groups before it are ready, and not along with the last of them."""
     on_death: Callable[[], None] | None = None
@@ -97,7 +96,7 @@ class Supervisor:
     def __init__(self, groups: Sequence[Sequence[Program]]) -> None:
         self._groups = groups
         self._stopping = False
-        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._running: dict[str, Child] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
@@ -156,18 +155,14 @@ class Supervisor:
     async def _start(self, program: Program) -> None:
         reading, writing = os.pipe()
         try:
-            process = await _spawn(program, writing)
-            self._running[program.name] = process
-            async with asyncio.timeout(READY_SECONDS):
-                if process.stdin is not None:
-                    # A process that died reads nothing; its exit code says more.
-                    with contextlib.suppress(ConnectionError):
-                        process.stdin.write(program.stdin)
-                        await process.stdin.drain()
-                    process.stdin.close()
+            try:
+                process = self._running[program.name] = _spawn(program, writing)
+            except OSError as error:
+                raise CannotStart(f"cannot start the {program.name} process: {error.strerror}") from error
+            finally:
                 os.close(writing)
-                writing = -1
-                if program.ready_fd and not await _read_line(reading):
+            async with asyncio.timeout(READY_SECONDS):
+                if program.says_ready and not await _read_line(reading):
                     code = await process.wait()
                     raise CannotStart(f"the {program.name} process stopped with exit code {code}")
         except TimeoutError:
@@ -175,14 +170,11 @@ class Supervisor:
             raise CannotStart(f"the {program.name} process was not ready after {waited}") from None
         finally:
             os.close(reading)
-            if writing >= 0:
-                os.close(writing)
 
     async def _stop(self, program: Program) -> None:
         process = self._running.get(program.name)
         if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+            process.send(signal.SIGTERM)
             try:
                 async with asyncio.timeout(program.stop_seconds + KILL_SECONDS):
                     await process.wait()
@@ -196,30 +188,22 @@ class Supervisor:
     async def _end(self, program: Program) -> None:
         process = self._running.pop(program.name, None)
         if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            process.send(signal.SIGKILL)
             await process.wait()
 
 
-async def _spawn(program: Program, ready_fd: int) -> asyncio.subprocess.Process:
-    argv = [*program.argv, "--ready-fd", str(ready_fd)] if program.ready_fd else list(program.argv)
-    try:
-        return await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE if program.stdin else asyncio.subprocess.DEVNULL,
-            env={**os.environ, **program.env},
-            pass_fds=(*program.fds, ready_fd),
-            # Ctrl-C in a terminal is for the supervisor, which stops the others in order.
-            process_group=0,
-            preexec_fn=_die_with_parent,
-        )
-    except OSError as error:
-        raise CannotStart(f"cannot start the {program.name} process: {error.strerror}") from error
+def _spawn(program: Program, ready_fd: int) -> Child:
+    fds = (*program.fds, ready_fd)
+    if not callable(program.run):
+        ready = ("--ready-fd", str(ready_fd)) if program.says_ready else ()
+        return execute((*program.run, *ready), program.env, fds)
+    main = program.run
 
+    def say_ready() -> None:
+        os.write(ready_fd, b"ready\n")
+        os.close(ready_fd)
 
-def _die_with_parent() -> None:
-    # A killed supervisor leaves nobody behind who holds the port or the database.
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return fork(f"torv {program.name}", lambda: main(say_ready), fds)
 
 
 async def _read_line(fd: int) -> bytes:

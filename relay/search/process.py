@@ -1,10 +1,9 @@
-"""The indexer as a process: `python -m relay.search.process --database PATH --index PATH --kinds 0,1`.
+"""The indexer as a process.
 
 It reads the relay's database and writes the index, at the lowest priority: a busy relay comes first.
 SIGTERM: exits 0 after the batch under way; the next start goes on from there.
 """
 
-import argparse
 import os
 import signal
 import sqlite3
@@ -79,25 +78,13 @@ def _ends_within(seconds: float) -> bool:
     return signal.sigtimedwait(_ENDING, seconds) is not None
 
 
-def main() -> None:
-    """Run the process; the supervisor is its only caller."""
+def keep_index(database: Path, path: Path, searched: frozenset[int], log_config: LogConfig) -> None:
+    """Be the indexer until SIGTERM or SIGINT. When it cannot serve, it says why and exits 1."""
     # Waited for, not handled: a batch is never cut in two.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    parser = argparse.ArgumentParser(prog="relay.search.process")
-    parser.add_argument("--database", type=Path, required=True)
-    parser.add_argument("--index", type=Path, required=True)
-    parser.add_argument("--kinds", required=True)
-    parser.add_argument("--log-level", default=LogConfig().level)
-    parser.add_argument("--log-format", default=LogConfig().format)
-    args = parser.parse_args()
-    start_logging(LogConfig(level=args.log_level, format=args.log_format))
+    start_logging(log_config)
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    searched = frozenset(map(int, args.kinds.split(",")))
     try:
-        run(args.database, args.index, searched, _ends_within)
+        run(database, path, searched, _ends_within)
     except StoreError as error:
         sys.exit(f"torv search: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -293,31 +293,11 @@ async def test_a_stop_while_a_dead_program_waits_for_its_restart_is_quick(
     assert journal.lines == ["a starts"]
 
 
-async def test_settings_come_by_standard_input_and_environment(
-    program: Callable[..., Program], journal: Journal
-) -> None:
-    read = "note(sys.stdin.read()); note(os.environ['TORV_TEST']); note(os.environ['PATH'])\n" + SERVE
+async def test_settings_come_by_the_environment(program: Callable[..., Program], journal: Journal) -> None:
+    read = "note(os.environ['TORV_TEST']); note(os.environ['PATH'])\n" + SERVE
 
-    async with supervised([program("a", read, stdin=b"settings", env={"TORV_TEST": "variable"})]):
-        assert journal.lines == ["a starts", "a settings", "a variable", f"a {os.environ['PATH']}"]
-
-
-async def test_a_large_standard_input_does_not_hang_a_program_that_dies(
-    program: Callable[..., Program],
-) -> None:
-    error = await start_error([program("a", DIE_AT_ONCE, stdin=b"x" * 10_000_000)])
-
-    assert error == "the a process stopped with exit code 3"
-
-
-async def test_a_program_that_does_not_read_its_settings_stops_the_start(
-    program: Callable[..., Program], journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers, "READY_SECONDS", 0.5)
-
-    error = await start_error([program("a", SILENT, stdin=b"x" * 10_000_000)])
-
-    assert error == "the a process was not ready after 0.5 seconds"
+    async with supervised([program("a", read, env={"TORV_TEST": "variable"})]):
+        assert journal.lines == ["a starts", "a variable", f"a {os.environ['PATH']}"]
 
 
 async def test_descriptors_are_handed_over(program: Callable[..., Program], journal: Journal) -> None:
@@ -331,7 +311,7 @@ async def test_descriptors_are_handed_over(program: Callable[..., Program], jour
 
 
 async def test_a_program_may_have_nothing_to_say(journal: Journal) -> None:
-    quiet = Program("quiet", [sys.executable, "-c", "import time; time.sleep(60)"], ready_fd=False)
+    quiet = Program("quiet", [sys.executable, "-c", "import time; time.sleep(60)"], says_ready=False)
 
     async with supervised([quiet]):
         pass

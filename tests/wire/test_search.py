@@ -52,7 +52,7 @@ async def test_a_killed_indexer_goes_on_and_a_lost_index_is_made_anew(torv_serve
     async with dial(served.url) as wire:
         await wire.publish(note(key, "apple pie"))
         await until_found(wire, {"search": "apple"}, 1)
-        (indexer,) = (pid for pid, line in served.children().items() if "relay.search" in line)
+        (indexer,) = (pid for pid, name in served.children().items() if name.startswith("torv indexer"))
         os.kill(indexer, signal.SIGKILL)
         await wire.publish(note(key, "apple tree"))
         assert sorted(await until_found(wire, {"search": "apple"}, 2)) == ["apple pie", "apple tree"]
@@ -72,5 +72,5 @@ async def test_a_relay_without_search_has_no_index(torv_serve: TorvServe) -> Non
     async with dial(served.url) as wire:
         await wire.send("REQ", "x", {"search": "apple"})
         assert await wire.receive() == ["CLOSED", "x", "unsupported: this relay does not search"]
-    assert not any("relay.search" in line for line in served.children().values())
+    assert not any(name.startswith("torv indexer") for name in served.children().values())
     assert list(served.data.glob("torv-search*")) == []
