@@ -167,10 +167,15 @@ def _metric(relay: Relay, name: str) -> float:
 
 def _indexer_seconds(relay: Relay) -> float:
     """Return the CPU time that the indexer has used."""
-    indexers = [
-        pid for pid in tree(relay.pid) if b"relay.search" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    indexers = [pid for pid in tree(relay.pid) if _is_indexer(Path(f"/proc/{pid}"))]
     return sum(usage_of(pid).cpu_seconds for pid in indexers)
+
+
+def _is_indexer(process: Path) -> bool:
+    """Say whether a process is the indexer, by its name or by the module that it runs."""
+    return (
+        b"indexer" in (process / "comm").read_bytes() or b"relay.search" in (process / "cmdline").read_bytes()
+    )
 
 
 def _lag(relay: Relay) -> list[float]:
