@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from relay.config import RelayConfig
+from relay.engine.feature import Context
+from relay.features.nip11 import document
 from relay.nostr.event import decode
 from tests.events import ALICE, BOB, CAROL, DAVE, NOW, Clock, author, event, note
 from tests.features.groups import Group, events, sent
@@ -155,10 +157,10 @@ class TestElsewhere:
             "unsupported: this relay knows no moderation event of kind 9003"
         )
 
-    async def test_the_document_says_that_there_are_subgroups(self) -> None:
-        from tests.features.test_nip11 import document
+    async def test_the_document_says_that_there_are_subgroups(self, house: House) -> None:
+        told = document(house.config, Context(key=RELAY_KEY), house.relay.features)
 
-        assert document()["nip29"] == {"subgroups": True}
+        assert told["nip29"] == {"subgroups": True}
 
 
 class TestJoining:

@@ -70,7 +70,10 @@ def catch_up(payload: bytes, key: SecretKey, state: GroupRecords, now: int) -> R
         if state.clear(group.id):
             state.put(replace(group, is_stale=False))
     elif group.exists:
-        notices.publish_all(group)
+        above = None if group.parent is None else state.group(group.parent)
+        # Its creation was not imported.
+        is_orphan = above is None or not above.exists
+        notices.publish_all(replace(group, parent=None) if is_orphan else group)
     return notices.ruling()
 
 
@@ -120,8 +123,10 @@ def _move(state: GroupRecords, group: Group, parent_id: str | None) -> Group:
     if group.parent is not None and (before := state.group(group.parent)) is not None:
         left = tuple(child for child in before.children if child != group.id)
         state.put(replace(before, children=left, is_stale=True))
-    after = None if parent_id is None or parent_id == group.id else state.group(parent_id)
-    if after is None or not after.is_restored or after.is_deleted or after.parent == group.id:
+    if parent_id is None or parent_id == group.id or not is_good_id(parent_id):
+        return state.put(replace(group, parent=None))
+    after = state.group(parent_id) or Group(parent_id, exists=False, is_restored=True)
+    if not after.is_restored or after.is_deleted or after.parent == group.id:
         return state.put(replace(group, parent=None))
     state.put(replace(after, children=(*after.children, group.id), is_stale=True))
     return state.put(replace(group, parent=after.id))

@@ -174,9 +174,7 @@ class _Case:
                 return Refusal(Prefix.RESTRICTED, f"one key may have {rules.max_created} groups here")
         self._state.count_created(author, 1)
         at = max(self._now, self._event.created_at)
-        group = self._state.put_member(
-            Group(id_, creator=author, edited_at=self._event.created_at), author, Membership(at, ("owner",))
-        )
+        group = self._state.put_member(Group(id_, creator=author), author, Membership(at, ("owner",)))
         self._notices.put_user(group, author, ["owner"], at)
         self._notices.publish(group, METADATA, ADMINS, MEMBERS, ROLES)
         return self._notices.ruling()
@@ -218,7 +216,8 @@ class _Case:
                 and group.rank(key) >= self._rank(group)
             ):
                 return _NOT_BELOW
-        for key in members:
+        # Also those who are none: whoever reads the history takes it for a removal.
+        for key in asked:
             known = self._changed(group, REMOVE_USER, key, ())
             was_removed = key != self._author
             group = self._state.remove_member(group, key, replace(known, was_removed=was_removed))
@@ -254,8 +253,8 @@ class _Case:
                 return found
             parent = found
         at = self._event.created_at
-        is_late = at <= group.edited_at and bool(group.metadata or group.children or group.parent)
-        at = group.edited_at + 1 if is_late else max(at, group.edited_at)
+        is_late = at <= group.edited_at
+        at = group.edited_at + 1 if is_late else at
         before = group.parent
         group = self._state.put(
             replace(group, metadata=edit.tags, parent=edit.parent, children=edit.children, edited_at=at)

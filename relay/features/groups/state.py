@@ -46,7 +46,7 @@ class Group:
     invites: int = 0
     """How many are open."""
     edited_at: int = 0
-    """created_at of the last change of the metadata."""
+    """created_at of the last change of the metadata; 0: none."""
     pinned_at: int = 0
     noticed_at: int = 0
     """created_at of the latest notice."""
