@@ -3,6 +3,7 @@
 An entry is filed under ts = created_at << 31 | seq: the newest comes first by itself, and times are ranges.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -175,6 +176,10 @@ class IndexFile:
 
     def close(self) -> None:
         """Checkpoint and close the file."""
+        # Closing alone does so only for the last of all who have it open, the workers among them. What
+        # fails here is done at the next start.
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
 
     def _ids(self, question: str, *values: int | str) -> list[tuple[int, EventId]]:
