@@ -54,21 +54,27 @@ class Visit:
     # Connections.
 
     @asynccontextmanager
-    async def dial(self) -> AsyncIterator[Wire]:
-        """Connect; `auth-required:` will be answered with the allowed key, or else with one made for it."""
-        async with self.dial_as(self.key or SecretKey.generate()) as wire:
+    async def dial(self, *keys: SecretKey) -> AsyncIterator[Wire]:
+        """Connect; `auth-required:` is answered with these keys and the allowed one, or else with any."""
+        known = keys if self.key is None else (self.key, *keys)
+        async with self._dial(*(known or (SecretKey.generate(),))) as wire:
             yield wire
 
     @asynccontextmanager
-    async def dial_as(self, proof: SecretKey | None) -> AsyncIterator[Wire]:
-        """Connect; `auth-required:` will be answered with this key. None: it will not be answered."""
-        async with dial(self.url, now=self.now, answer_seconds=self.answer_seconds, proof=proof) as wire:
+    async def dial_as_nobody(self) -> AsyncIterator[Wire]:
+        """Connect; `auth-required:` is not answered."""
+        async with self._dial() as wire:
+            yield wire
+
+    @asynccontextmanager
+    async def _dial(self, *proofs: SecretKey) -> AsyncIterator[Wire]:
+        async with dial(self.url, now=self.now, answer_seconds=self.answer_seconds, proofs=proofs) as wire:
             yield wire
 
     @asynccontextmanager
     async def dial_proved(self, key: SecretKey) -> AsyncIterator[Wire]:
         """Connect and prove a key at once. Raises Skipped where the relay takes no proof (NIP-42)."""
-        async with self.dial_as(key) as wire:
+        async with self._dial(key) as wire:
             if 42 not in self.information.nips:
                 raise Skipped("a key has to be proved for it, and the relay does not advertise NIP-42")
             ok = await wire.prove(key)
@@ -80,9 +86,7 @@ class Visit:
 
     def newcomer(self) -> SecretKey:
         """Return a key that nobody has used."""
-        key = SecretKey.generate()
-        self._keys[key.public] = key
-        return key
+        return SecretKey.generate()
 
     def event(
         self,
@@ -108,6 +112,7 @@ class Visit:
         now = self.now()
         created_at = now - age if at is None else at
         said = content or f"torv doctor was here {secrets.token_hex(8)}"
+        self._keys[author.public] = author
         given = [*tags] if lasts else [*tags, ["expiration", str(now + LIFE_SECONDS)]]
         for nonce in count():
             mined = [*given, ["nonce", str(nonce), str(bits)]] if bits else given

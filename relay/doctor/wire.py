@@ -75,8 +75,8 @@ class Wire:
     url: str
     answer_seconds: float
     now: Callable[[], int]
-    proof: SecretKey | None = None
-    """The key by which `auth-required:` is answered; without one, it is the answer."""
+    proofs: tuple[SecretKey, ...] = ()
+    """The keys by which `auth-required:` is answered; without any, it is the answer."""
     challenge: str | None = None
     notices: list[str] = field(default_factory=list)
     live: list[Delivered] = field(default_factory=list)
@@ -147,9 +147,10 @@ class Wire:
     # Writing.
 
     async def publish(self, event: Event) -> Ok:
-        """Send an event; return the OK. `auth-required:` is answered by the connection's `proof`."""
+        """Send an event; return the OK. `auth-required:` is answered by the connection's `proofs`."""
         ok = await self.offer(event)
         if not ok.accepted and self._can_prove(ok.reason):
+            await self._prove_all()
             ok = await self.offer(event)
         return ok
 
@@ -167,21 +168,22 @@ class Wire:
                 expected="an OK whose reason begins with one word and a colon (NIP-01)",
                 came=f"the reason {ok.reason!r} came",
             )
-            if self.proof is not None and prefix_of(ok.reason) is Prefix.AUTH_REQUIRED:
-                await self.prove(self.proof)
         return ok
 
     def _can_prove(self, reason: str) -> bool:
-        return self.proof is not None and prefix_of(reason) is Prefix.AUTH_REQUIRED
+        return bool(self.proofs) and prefix_of(reason) is Prefix.AUTH_REQUIRED
+
+    async def _prove_all(self) -> None:
+        for key in self.proofs:
+            await self.prove(key)
 
     # Reading.
 
     async def ask(self, *filters: Filter) -> Answer:
-        """Return what is stored, and close the subscription. `auth-required:` is answered by `proof`."""
+        """Return what is stored, and close the subscription. `auth-required:` is answered by `proofs`."""
         answer = await self._ask_once(filters)
         if answer.refusal is not None and self._can_prove(answer.refusal):
-            assert self.proof is not None
-            await self.prove(self.proof)
+            await self._prove_all()
             answer = await self._ask_once(filters)
         return answer
 
@@ -212,11 +214,10 @@ class Wire:
                     return name, Answer(tuple(events), refusal=reason)
 
     async def count(self, *filters: Filter) -> Counted | Closed:
-        """Return the relay's answer to a COUNT (NIP-45). `auth-required:` is answered by `proof`."""
+        """Return the relay's answer to a COUNT (NIP-45). `auth-required:` is answered by `proofs`."""
         counted = await self._count_once(filters)
         if isinstance(counted, Closed) and self._can_prove(counted.reason):
-            assert self.proof is not None
-            await self.prove(self.proof)
+            await self._prove_all()
             counted = await self._count_once(filters)
         return counted
 
@@ -309,7 +310,7 @@ def _checked(event: Event, filters: Sequence[Filter], sent: str) -> Event:
 
 @asynccontextmanager
 async def dial(
-    url: str, *, now: Callable[[], int], answer_seconds: float, proof: SecretKey | None = None
+    url: str, *, now: Callable[[], int], answer_seconds: float, proofs: tuple[SecretKey, ...] = ()
 ) -> AsyncIterator[Wire]:
     """Connect. Raises Unreachable."""
     try:
@@ -324,7 +325,7 @@ async def dial(
     except (OSError, WebSocketException, UnicodeError) as error:
         raise Unreachable(url, str(error) or type(error).__name__) from error
     try:
-        yield Wire(connection, url, answer_seconds, now, proof)
+        yield Wire(connection, url, answer_seconds, now, proofs)
     finally:
         await _hang_up(connection)
 

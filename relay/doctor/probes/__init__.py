@@ -14,14 +14,20 @@ from relay.doctor.probes import (
     nip29,
     nip40,
     nip42,
+    nip43,
     nip45,
     nip50,
+    nip56,
     nip59,
+    nip62,
     nip65,
     nip66,
     nip67,
     nip70,
     nip77,
+    nip86,
+    nip88,
+    nip98,
 )
 from relay.doctor.probes.probe import Probe
 
@@ -42,14 +48,20 @@ PROBES: Mapping[int, Sequence[Probe]] = _by_nip(
         *nip29.PROBES,
         *nip40.PROBES,
         *nip42.PROBES,
+        *nip43.PROBES,
         *nip45.PROBES,
         *nip50.PROBES,
+        *nip56.PROBES,
         *nip59.PROBES,
+        *nip62.PROBES,
         *nip65.PROBES,
         *nip66.PROBES,
         *nip67.PROBES,
         *nip70.PROBES,
         *nip77.PROBES,
+        *nip86.PROBES,
+        *nip88.PROBES,
+        *nip98.PROBES,
     )
 )
 """By the NIP that they prove."""

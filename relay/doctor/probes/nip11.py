@@ -116,7 +116,7 @@ def _check_fields(
 
 async def doors_are_as_open_as_it_says(visit: Visit) -> None:
     information = visit.information
-    async with visit.dial_as(None) as wire:
+    async with visit.dial_as_nobody() as wire:
         _, answer = await wire.subscribe(Filter(ids=frozenset({"0" * 64}), limit=1))
         prefix = prefix_of(answer.refusal or "")
         if information.says("auth_required"):

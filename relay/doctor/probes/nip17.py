@@ -22,7 +22,7 @@ async def backdated_wraps_arrive(visit: Visit) -> None:
     async with (
         visit.dial() as sending,
         visit.dial_proved(receiver) as reading,
-        visit.dial_as(None) as strange,
+        visit.dial_as_nobody() as strange,
     ):
         await visit.keep(sending, wrap)
         answer = await visit.found(reading, wanted)

@@ -60,7 +60,7 @@ class _Group:
 
 async def groups_are_kept(visit: Visit) -> None:
     group, member, stranger = _Group(visit), visit.newcomer(), visit.newcomer()
-    async with visit.dial_as(group.owner) as wire, visit.dial_as(member) as others:
+    async with visit.dial(group.owner) as wire, visit.dial(member) as others:
         await group.do(wire, _CREATE)
         try:
             await group.do(wire, _EDIT, ["name", "torv doctor"], ["public"], ["restricted"], ["closed"])
@@ -122,7 +122,7 @@ async def private_groups_are_private(visit: Visit) -> None:
     spoken = Filter(kinds=frozenset({_CHAT}), tags={"h": frozenset({group.id})})
     async with (
         visit.dial_proved(group.owner) as wire,
-        visit.dial_as(None) as nobody,
+        visit.dial_as_nobody() as nobody,
         visit.dial_proved(visit.newcomer()) as stranger,
     ):
         await group.do(wire, _CREATE)

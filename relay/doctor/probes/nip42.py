@@ -10,7 +10,7 @@ from relay.nostr.filter import Filter
 
 
 async def right_proofs_are_taken(visit: Visit) -> None:
-    async with visit.dial_as(None) as wire:
+    async with visit.dial_as_nobody() as wire:
         for which in ("a first", "a second"):
             # "Relays MUST treat all pubkeys as authenticated accordingly."
             ok = await wire.prove(visit.newcomer())
@@ -24,7 +24,7 @@ async def right_proofs_are_taken(visit: Visit) -> None:
 
 async def wrong_proofs_are_refused(visit: Visit) -> None:
     key, now = visit.newcomer(), visit.now()
-    async with visit.dial_as(None) as wire:
+    async with visit.dial_as_nobody() as wire:
         challenge = await wire.challenged()
         right = [["relay", visit.url], ["challenge", challenge]]
         wrong: dict[str, dict[str, object]] = {
@@ -47,7 +47,7 @@ async def proofs_are_not_passed_on(visit: Visit) -> None:
     key = visit.newcomer()
     wanted = Filter(authors=frozenset({key.public}))
     marker = visit.event(key)
-    async with visit.dial_as(None) as wire, visit.dial() as listening:
+    async with visit.dial_as_nobody() as wire, visit.dial() as listening:
         challenge = await wire.challenged()
         await visit.found(listening, wanted)
         name, _ = await listening.subscribe(wanted)

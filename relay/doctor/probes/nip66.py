@@ -8,15 +8,23 @@ from relay.nostr import kinds
 from relay.nostr.filter import Filter
 from relay.nostr.tags import values
 
+_LOOKS = 20
+_STEP_SECONDS = 0.25
+
 
 async def announcement_is_true(visit: Visit) -> None:
     self_key = visit.information.self_key
     if self_key is None:
         raise Skipped("its document names no key of its own (self) that could have signed an announcement")
+    wanted = Filter(kinds=frozenset({kinds.RELAY_DISCOVERY}), authors=frozenset({self_key}))
     async with visit.dial() as wire:
-        answer = await visit.found(
-            wire, Filter(kinds=frozenset({kinds.RELAY_DISCOVERY}), authors=frozenset({self_key}))
-        )
+        answer = await visit.found(wire, wanted)
+        for _ in range(_LOOKS):
+            if answer.events:
+                break
+            # A relay that has just been started may not have come to it yet.
+            await visit.pause(_STEP_SECONDS)
+            answer = await visit.found(wire, wanted)
     expect(
         len(answer.events) == 1,
         sent="REQ for kind 30166 by the relay's own key",

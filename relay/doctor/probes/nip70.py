@@ -12,7 +12,7 @@ from relay.nostr.filter import Filter
 async def only_authors_publish_protected_events(visit: Visit) -> None:
     author = visit.newcomer()
     event = visit.event(author, tags=[["-"]])
-    async with visit.dial_as(None) as nobody:
+    async with visit.dial_as_nobody() as nobody:
         # "The default behavior of a relay MUST be to reject any event that contains ["-"]."
         ok = await nobody.offer(event)
         expect(

@@ -28,11 +28,11 @@ async def prove_secrecy(
     either = Filter(authors=frozenset({secret.pubkey, marker.pubkey}), kinds=kind | {kinds.NOTE})
     async with AsyncExitStack() as opened:
         strangers = {
-            "who proved no key": await opened.enter_async_context(visit.dial_as(None)),
+            "who proved no key": await opened.enter_async_context(visit.dial_as_nobody()),
             "who proved another key": await opened.enter_async_context(visit.dial_proved(visit.newcomer())),
         }
         reading = [await opened.enter_async_context(visit.dial_proved(key)) for key in readers]
-        writing = await opened.enter_async_context(visit.dial_as(sender))
+        writing = await opened.enter_async_context(visit.dial(sender))
         watching = {}
         for who, wire in strangers.items():
             await wire.subscribe(to_receivers)
