@@ -25,11 +25,20 @@ class Child:
     """A process that was started by this one. Make it on a running loop, which learns when it ends."""
 
     def __init__(self, pid: int, reap: Callable[[], int]) -> None:
-        """`reap` is called once, after the end; it returns the exit code, negative for a signal."""
+        """`reap` is called once, after the end; it returns the exit code, negative for a signal.
+
+        Raises OSError if it cannot be watched; then it is killed.
+        """
         self.pid = pid
         self.returncode: int | None = None
         self._reap = reap
-        self._pidfd = os.pidfd_open(pid)
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:
+            # No descriptor is free. Nobody would watch it, and another would be started beside it.
+            os.kill(pid, signal.SIGKILL)
+            reap()
+            raise
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._loop.add_reader(self._pidfd, self._end)

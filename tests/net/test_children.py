@@ -1,6 +1,7 @@
 """Processes that are forked from one that has imported everything."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -127,6 +128,22 @@ async def test_several_may_wait_for_a_child_and_signals_after_its_end_are_nothin
 
 async def test_a_child_that_is_another_program_is_waited_for_too() -> None:
     assert await execute([sys.executable, "-c", "raise SystemExit(5)"], {}, ()).wait() == 5
+
+
+async def test_a_child_that_cannot_be_watched_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def refuse(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+
+    with pytest.raises(OSError, match="Too many open files"):
+        fork("torv test", lambda: time.sleep(60), ())
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
 
 
 def test_forks_and_programs_die_with_a_parent_that_is_killed() -> None:
