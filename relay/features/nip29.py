@@ -36,9 +36,6 @@ CATCH_UP_SECONDS = 5.0
 _REMOVED_AT_ONCE = 500
 _OF_GROUPS = MANAGEMENT | NOTICES
 
-# Canonical JSON: what begins the tag. Nearly all events are found to have none in 0.1 µs.
-_H_TAG = b'["h","'
-
 
 def feature(config: RelayConfig, context: Context) -> Feature:
     groups = config.groups
@@ -109,7 +106,11 @@ def name_tables(write: Write) -> Write:
 
 def name_tables_of_spoken(write: Write) -> Write:
     """Let the tables of groups judge what is sent to a group."""
-    return name_tables(write) if _H_TAG in write.json else write
+    # Every event comes by here: 0.1 µs for each of its tags.
+    for tag in write.event.tags:
+        if len(tag) > 1 and tag[0] == "h":
+            return name_tables(write)
+    return write
 
 
 def refuse_late(memory: Memory, max_age_seconds: int) -> Rule:

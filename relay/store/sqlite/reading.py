@@ -19,7 +19,7 @@ from relay.store.api import Change, Seq, Stored, Veil
 from relay.store.sqlite.counting import Found
 from relay.store.sqlite.listing import Item, Listed
 from relay.store.sqlite.plan import Kinds
-from relay.store.sqlite.postings import SEQ_BITS
+from relay.store.sqlite.postings import AUTHOR, SEQ_BITS
 from relay.store.sqlite.reader import SqliteReader
 from relay.store.sqlite.rows import kind_of
 
@@ -266,11 +266,12 @@ def _may_cover(veil: Veil, wanted: Filter) -> bool:
 
 
 def _visible(rows: list[Stored], veil: Veil) -> list[Stored]:
-    # Canonical JSON: what begins a tag of that letter. Finding that there is none takes 0.1 µs.
+    # Canonical JSON: what begins a tag of that letter. To find that there is none takes 0.5 µs, a fifth of
+    # what it takes to parse the event.
     marks = [b'["%b","' % letter.encode() for letter, values in veil.tags.items() if values]
     shown: list[Stored] = []
     for row in rows:
-        if kind_of(row) in veil.kinds or any(mark in row.json for mark in marks):
+        if kind_of(row) in veil.kinds or any(row.json.find(mark, AUTHOR.stop) >= 0 for mark in marks):
             event = decode(row.json)
             if veil.covers(event) and not veil.visible(event):
                 continue
