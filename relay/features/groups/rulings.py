@@ -185,6 +185,7 @@ class _Case:
             return asked
         ours = self._rank(group)
         had_admins = group.admins
+        at = self._time_of_change(group, asked)
         for key, roles in asked.items():
             theirs = group.rank(key)
             if ours < Rank.OWNER:
@@ -195,7 +196,7 @@ class _Case:
                     return _NOT_BELOW
             if self._state.member(group.id, key) is None and group.members >= self._rules.max_members:
                 return _FULL
-            group = self._state.put_member(group, key, self._changed(group, PUT_USER, key, roles))
+            group = self._state.put_member(group, key, Membership(at, roles))
         if len(group.admins) > MAX_ADMINS:
             return Refusal(Prefix.BLOCKED, f"a group has at most {MAX_ADMINS} members with a rank")
         self._publish_members(group, had_admins)
@@ -217,24 +218,23 @@ class _Case:
             ):
                 return _NOT_BELOW
         # Also those who are none: whoever reads the history takes it for a removal.
+        at = self._time_of_change(group, dict.fromkeys(asked, ()))
         for key in asked:
-            known = self._changed(group, REMOVE_USER, key, ())
-            was_removed = key != self._author
-            group = self._state.remove_member(group, key, replace(known, was_removed=was_removed))
+            known = Membership(at, was_removed=key != self._author)
+            group = self._state.remove_member(group, key, known)
         self._publish_members(group, had_admins)
         return None
 
-    def _changed(self, group: Group, kind: int, key: str, roles: tuple[str, ...]) -> Membership:
-        """Return what is known of somebody after this event; it is repeated where it is not later."""
+    def _time_of_change(self, group: Group, asked: Mapping[str, tuple[str, ...]]) -> int:
+        """Return from when on this event counts; the relay repeats it where it is not later than before."""
+        known = (self._state.member(group.id, key) or self._state.former(group.id, key) for key in asked)
+        latest = max((one.changed_at for one in known if one is not None), default=-1)
         at = self._event.created_at
-        before = self._state.member(group.id, key) or self._state.former(group.id, key)
-        if before is not None and at <= before.changed_at:
-            at = before.changed_at + 1
-            if kind == PUT_USER:
-                self._notices.put_user(group, key, roles, at)
-            else:
-                self._notices.remove_user(group, key, at)
-        return Membership(at, roles)
+        if at > latest:
+            return at
+        users = tuple(("p", key, *roles) for key, roles in asked.items())
+        self._notices.repeat(group, self._event.kind, users, latest + 1)
+        return latest + 1
 
     def _publish_members(self, group: Group, had_admins: Mapping[str, tuple[str, ...]]) -> None:
         self._notices.publish(group, MEMBERS, *([ADMINS] if group.admins != had_admins else []))
