@@ -29,12 +29,12 @@ class Called:
     @property
     def result(self) -> object:
         """The result; None where there is none."""
-        return self.value.get("result") if isinstance(self.value, dict) else None
+        return self.value.get("result") if self.status == 200 and isinstance(self.value, dict) else None
 
     @property
     def is_refused(self) -> bool:
         """Whether nothing was done."""
-        return self.status != 200 or not self.result
+        return self.result is None or self.result is False
 
     def __str__(self) -> str:
         return f"status {self.status}, {self.value!r:.200}"
@@ -84,7 +84,7 @@ async def call(visit: Visit, method: str, *params: object) -> object:
     key = allowed_key(visit)
     body = body_of(method, *params)
     called = await send(visit, body, authorization(visit, key, body))
-    if called.is_refused and called.result not in ([], {}):
+    if called.is_refused:
         raise Failed(sent=f"the call {body.decode()}", expected="a result", came=f"{called} came")
     return called.result
 

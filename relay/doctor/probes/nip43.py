@@ -29,7 +29,7 @@ async def members_join_and_leave(visit: Visit) -> None:
     if visit.key is None:
         raise Skipped("an invite is made for members or admins; name the key of one with --key")
     member = visit.newcomer()
-    async with visit.dial_proved(visit.key) as wire, visit.dial_as_nobody() as joining:
+    async with visit.dial_proved(visit.key) as wire, visit.dial_proved(member) as joining:
         answer = await visit.found(wire, Filter(kinds=frozenset({_INVITE})))
         if not answer.events:
             raise Skipped("the key of --key is given no invite")

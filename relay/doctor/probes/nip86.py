@@ -11,20 +11,17 @@ _BODY = body_of("supportedmethods")
 
 
 async def strangers_may_not_call(visit: Visit) -> None:
-    stranger = visit.newcomer()
-    for who, proof in (
-        ("nobody", None),
-        ("somebody whom the relay does not know", authorization(visit, stranger, _BODY)),
-    ):
-        called = await send(visit, body_of("banpubkey", visit.newcomer().public, "torv doctor"), None)
-        expect(called.is_refused, sent=f"banpubkey by {who}", expected="status 401", came=f"{called} came")
-        called = await send(visit, _BODY, proof)
-        expect(
-            called.is_refused,
-            sent=f"POST ({MEDIA_TYPE}) by {who}",
-            expected="status 401 or 403",
-            came=f"{called} came",
-        )
+    strangers = {"nobody": None, "somebody whom the relay does not know": visit.newcomer()}
+    for who, key in strangers.items():
+        for body in (_BODY, body_of("banpubkey", visit.newcomer().public, "torv doctor tries it")):
+            proof = None if key is None else authorization(visit, key, body)
+            called = await send(visit, body, proof)
+            expect(
+                called.is_refused,
+                sent=f"{body.decode()} as {MEDIA_TYPE} by {who}",
+                expected="status 401 or 403",
+                came=f"{called} came",
+            )
 
 
 async def signatures_are_checked(visit: Visit) -> None:
