@@ -1,5 +1,6 @@
 // nostr-tools driven by the tests: SimplePool, as web clients use it.
 
+import { getToken } from "nostr-tools/nip98"
 import { SimplePool, useWebSocketImplementation } from "nostr-tools/pool"
 import { finalizeEvent } from "nostr-tools/pure"
 import { hexToBytes } from "nostr-tools/utils"
@@ -72,6 +73,14 @@ await answer({
 
   async next(session, { name }) {
     return await session.live.get(name).next()
+  },
+
+  async manage(session, { url, method, params }) {
+    const call = { method, params }
+    const Authorization = await getToken(url, "POST", (event) => finalizeEvent(event, session.secret), true, call)
+    const headers = { Authorization, "Content-Type": "application/nostr+json+rpc" }
+    const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(call) })
+    return { status: response.status, answer: await response.json() }
   },
 
   async disconnect(session) {
