@@ -28,7 +28,7 @@ def relay_features(config: RelayConfig) -> tuple[Feature, ...]:
 
 
 def route(config: RelayConfig) -> Route:
-    (found,) = (route for feature in relay_features(config) for route in feature.routes)
+    (found,) = (route for feature in relay_features(config) if feature.nip == 11 for route in feature.routes)
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from relay.config import RelayConfig
 from relay.engine.feature import HttpRequest, HttpResponse
-from relay.features.nip86 import names_of
+from relay.features.nip86 import MEDIA_TYPE, names_of
 from relay.nostr.keys import SecretKey
 from tests.events import ALICE, BOB, CAROL, DAVE, NOW, Clock, event, note
 from tests.features.managing import Office, authorization, header
@@ -163,7 +163,8 @@ class TestWhoMayCall:
 
     async def test_a_relay_without_staff_has_no_such_api(self, clock: Clock) -> None:
         async with House(clock) as house:
-            assert [route.method for feature in house.relay.features for route in feature.routes] == ["GET"]
+            routes = [route for feature in house.relay.features for route in feature.routes]
+            assert MEDIA_TYPE not in [route.accept for route in routes]
             assert 86 not in [feature.nip for feature in house.relay.features]
 
 
