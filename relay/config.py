@@ -215,6 +215,20 @@ class ModerationConfig(Table):
     )
 
 
+class PollsConfig(Table):
+    """[relay.polls]: counting polls (NIP-88)."""
+
+    late_seconds: int = Field(
+        300,
+        ge=10,
+        description="How old a vote may be when it arrives, in seconds; a poll's result is signed so long "
+        "after its end. Imports may be older.",
+    )
+    deletable_votes: bool = Field(
+        False, description="Whether voters may delete their votes; a request to vanish always takes them."
+    )
+
+
 class TimeoutsConfig(Table):
     """[relay.timeouts]: how long the relay waits, in seconds."""
 
@@ -286,6 +300,7 @@ class RelayConfig(Table):
     groups: GroupsConfig = GroupsConfig()
     members: MembersConfig = MembersConfig()
     moderation: ModerationConfig = ModerationConfig()
+    polls: PollsConfig = PollsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @field_validator("announce")

@@ -27,6 +27,7 @@ from relay.features import (
     nip70,
     nip77,
     nip86,
+    nip88,
 )
 
 ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
@@ -50,6 +51,7 @@ ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     nip70.feature,
     nip77.feature,
     nip86.feature,
+    nip88.feature,
 )
 """In the order in which their rules and effects apply."""
 

@@ -147,6 +147,8 @@ class Table:
     """The name of the table whose records it changes, where these are not its own: another judge of them."""
     followed: bool = False
     """Whether processes keep up with every change of its records; see `Store.changes`."""
+    followed_prefix: str = ""
+    """Of a followed table, only records whose keys begin with this are followed."""
 
 
 class Change(NamedTuple):

@@ -317,7 +317,7 @@ class _Records:
         return [(key, self._values[key]) for key in keys[:limit]]
 
     def _note(self, key: str, value: bytes | None) -> None:
-        if self._table.followed:
+        if self._table.followed and key.startswith(self._table.followed_prefix):
             self.changed[key] = Change(key, value, self._store.next_version())
 
 

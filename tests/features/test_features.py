@@ -40,7 +40,26 @@ def test_every_feature_has_its_file_and_its_test_file() -> None:
 
 
 def test_supported_nips_are_derived_from_what_is_enabled() -> None:
-    assert supported_nips(all_features()) == [1, 4, 9, 11, 13, 17, 29, 40, 42, 45, 50, 59, 62, 65, 67, 70, 77]
+    assert supported_nips(all_features()) == [
+        1,
+        4,
+        9,
+        11,
+        13,
+        17,
+        29,
+        40,
+        42,
+        45,
+        50,
+        59,
+        62,
+        65,
+        67,
+        70,
+        77,
+        88,
+    ]
     assert supported_nips([Feature("a", nip=7), Feature("b"), Feature("c", nip=2), Feature("d", nip=7)]) == [
         2,
         7,

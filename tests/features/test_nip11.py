@@ -49,7 +49,7 @@ def test_the_document_of_a_relay_with_default_settings() -> None:
         "name": "Torv",
         "description": "A public square that nobody owns.",
         "self": RELAY_KEY.public,
-        "supported_nips": [1, 4, 9, 11, 13, 17, 29, 40, 42, 45, 50, 59, 62, 65, 67, 70, 77],
+        "supported_nips": [1, 4, 9, 11, 13, 17, 29, 40, 42, 45, 50, 59, 62, 65, 67, 70, 77, 88],
         "version": "0.1.0",
         "limitation": {
             "auth_required": False,

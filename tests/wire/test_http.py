@@ -39,7 +39,7 @@ def test_the_information_document_says_what_the_relay_does(relay: Served) -> Non
     assert status == 200
     assert headers["Content-Type"].startswith("application/nostr+json")
     assert document["name"] == "Torv"
-    assert document["supported_nips"] == [1, 4, 9, 11, 13, 17, 29, 40, 42, 45, 50, 59, 62, 65, 67, 70, 77]
+    assert document["supported_nips"] == [1, 4, 9, 11, 13, 17, 29, 40, 42, 45, 50, 59, 62, 65, 67, 70, 77, 88]
     assert len(document["self"]) == 64
     assert document["limitation"]["max_message_length"] == 262_144
     assert document["limitation"]["max_subscriptions"] == 64

@@ -67,12 +67,15 @@ class WrittenRecords:
 
     def put(self, key: str, value: bytes) -> None:
         """See `Records.put`."""
-        version = self._number() if self._table.followed else None
+        version = self._number() if self._is_followed(key) else None
         self._connection.execute(_UPSERT, (self._table.name, key, value, version))
+
+    def _is_followed(self, key: str) -> bool:
+        return self._table.followed and key.startswith(self._table.followed_prefix)
 
     def delete(self, key: str) -> None:
         """See `Records.delete`."""
-        if not self._table.followed:
+        if not self._is_followed(key):
             self._connection.execute("DELETE FROM record WHERE tab = ? AND key = ?", (self._table.name, key))
         elif self.get(key) is not None:
             self._connection.execute(_UPSERT, (self._table.name, key, None, self._number()))
