@@ -72,14 +72,18 @@ class Visit:
             yield wire
 
     @asynccontextmanager
-    async def dial_proved(self, key: SecretKey) -> AsyncIterator[Wire]:
-        """Connect and prove a key at once. Raises Skipped where the relay takes no proof (NIP-42)."""
+    async def dial_proved(self, key: SecretKey, *, writes: bool = False) -> AsyncIterator[Wire]:
+        """Connect and prove a key at once; who `writes` proves the allowed key too.
+
+        Raises Skipped where the relay takes no proof (NIP-42).
+        """
         async with self._dial(key) as wire:
             if 42 not in self.information.nips:
                 raise Skipped("a key has to be proved for it, and the relay does not advertise NIP-42")
-            ok = await wire.prove(key)
-            if not ok.accepted:
-                raise Failed(sent="AUTH with a right proof", expected="an OK", came=f"{ok.reason!r} came")
+            for proved in (key,) if self.key is None or not writes else (key, self.key):
+                ok = await wire.prove(proved)
+                if not ok.accepted:
+                    raise Failed(sent="AUTH with a right proof", expected="an OK", came=f"{ok.reason!r} came")
             yield wire
 
     # Events.

@@ -121,7 +121,7 @@ async def private_groups_are_private(visit: Visit) -> None:
     group = _Group(visit)
     spoken = Filter(kinds=frozenset({_CHAT}), tags={"h": frozenset({group.id})})
     async with (
-        visit.dial_proved(group.owner) as wire,
+        visit.dial_proved(group.owner, writes=True) as wire,
         visit.dial_as_nobody() as nobody,
         visit.dial_proved(visit.newcomer()) as stranger,
     ):

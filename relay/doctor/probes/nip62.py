@@ -16,7 +16,7 @@ async def people_vanish(visit: Visit) -> None:
     later = visit.event(author)
     notes = Filter(authors=frozenset({author.public}), kinds=frozenset({kinds.NOTE}))
     wraps = Filter(kinds=frozenset({kinds.GIFT_WRAP}), tags={"p": frozenset({author.public})})
-    async with visit.dial_proved(author) as wire:
+    async with visit.dial_proved(author, writes=True) as wire:
         await visit.keep(wire, past, wrap, request)
         for wanted, event in ((notes, past), (wraps, wrap)):
             answer = await visit.found(wire, wanted)
@@ -51,7 +51,7 @@ async def requests_for_other_relays_do_nothing(visit: Visit) -> None:
     request = visit.event(
         author, kinds.VANISH, tags=[["relay", "wss://elsewhere.example.com"]], age=30, lasts=True
     )
-    async with visit.dial_proved(author) as wire:
+    async with visit.dial_proved(author, writes=True) as wire:
         await visit.keep(wire, event)
         await visit.publish(wire, request)
         answer = await visit.found(wire, Filter(ids=frozenset({event.id})))

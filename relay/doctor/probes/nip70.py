@@ -33,7 +33,7 @@ async def only_authors_publish_protected_events(visit: Visit) -> None:
 async def authors_publish_protected_events(visit: Visit) -> None:
     author = visit.newcomer()
     event = visit.event(author, tags=[["-"]])
-    async with visit.dial_proved(author) as wire:
+    async with visit.dial_proved(author, writes=True) as wire:
         await visit.keep(wire, event)
         answer = await visit.found(wire, Filter(ids=frozenset({event.id})))
         expect(
