@@ -142,6 +142,7 @@ def _memory(pid: int) -> dict[str, int]:
     """Return the memory of each process of the relay, by its name and id."""
     found = {}
     for member in sorted(tree(pid)):
-        name = "supervisor" if member == pid else Path(f"/proc/{member}/comm").read_text().strip()
+        called = Path(f"/proc/{member}/comm").read_text().strip()
+        name = "supervisor" if member == pid else called.removeprefix("torv ")
         found[f"{name} {member}"] = usage_of(member).anonymous_bytes
     return found
