@@ -11,6 +11,7 @@ NAMED: SecretKey = author("named")
 
 CONFIG = f"""
 [relay]
+hyperloglog = true
 admins = ["{ADMIN.public}"]
 names = ["alice={NAMED.public}"]
 

@@ -58,8 +58,7 @@ async def test_a_relay_with_everything_on_is_proved(examined: Served) -> None:
     diagnosis = await examine(examined.url, key=ADMIN)
 
     assert [(f.nip, f.failure) for f in diagnosis.findings if f.verdict is Verdict.FAILED] == []
-    skipped = {finding.nip: finding.reason for finding in diagnosis.findings if finding.reason}
-    assert skipped.keys() <= {45}, skipped
+    assert [(f.nip, f.reason) for f in diagnosis.findings if f.verdict is Verdict.SKIPPED] == []
     assert {finding.nip for finding in diagnosis.findings} == set(diagnosis.information.nips)
     assert diagnosis.left_behind == 0
 
@@ -79,6 +78,22 @@ async def test_a_relay_that_demands_proof_of_work_is_given_it(torv_serve: TorvSe
 
     assert claims(diagnosis, Verdict.FAILED) == []
     assert claims(diagnosis, Verdict.SKIPPED) == []
+
+
+async def test_a_relay_of_members_is_proved_to_who_may_write(torv_serve: TorvServe) -> None:
+    members = f'[relay]\nadmins = ["{ADMIN.public}"]\n[relay.members]\nenabled = true\nwrite = true\n'
+    served = torv_serve(members + UNLIMITED, workers=1)
+    some = {1, 9, 43, 59, 62, 70}
+
+    strange = await examine(served.url, only={9})
+    known = await examine(served.url, only=some, key=ADMIN)
+
+    assert claims(strange, Verdict.FAILED) == []
+    assert len(claims(strange, Verdict.SKIPPED)) == 4
+    assert "name an allowed key with --key" in strange.findings[0].reason
+    assert {(f.nip, f.verdict, f.reason) for f in known.findings} == {
+        (nip, Verdict.PROVED, "") for nip in some
+    }
 
 
 async def test_a_relay_for_who_proved_a_key_is_proved(torv_serve: TorvServe) -> None:
