@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import dataset, growth, machine, questions, report, searching, soak
+from benchmarks import dataset, growth, machine, polling, questions, report, searching, soak
 from benchmarks.filling import Filling
 from benchmarks.measuring import Run, Sizes, large_database
 from benchmarks.report import Report
 from benchmarks.server import CONFIG, ROOT, RelayFailed
 
 PARTS = ("ingest", "query", "live", "idle", "import", "large")
-STUDIES = ("growth", "soak", "search")
+STUDIES = ("growth", "soak", "search", "poll")
 """They take long: only where they are named."""
 PLOTS = ROOT / "docs" / "performance"
 TABLE_WIDTH = 190
@@ -51,7 +51,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> l
     "--only",
     type=click.Choice((*PARTS, *STUDIES)),
     multiple=True,
-    help="Measure only this; may be repeated. growth, soak and search are measured only so.",
+    help="Measure only this; may be repeated. growth, soak, search and poll are measured only so.",
 )
 @click.option(
     "--sizes",
@@ -59,6 +59,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> l
     callback=_numbers,
     help="Of growth: events in the database.",
 )
+@click.option("--votes", default=48_000, show_default=True, help="Of the poll.")
 @click.option("--minutes", default=60.0, show_default=True, help="Of soaking.")
 @click.option(
     "--plots",
@@ -84,6 +85,7 @@ def main(
     seconds: int,
     only: tuple[str, ...],
     sizes: list[int],
+    votes: int,
     minutes: float,
     plots: Path,
     config: Path,
@@ -108,6 +110,8 @@ def main(
             )
         if "search" in only:
             searching.study(large, asks, config=config, folder=plots, console=console)
+        if "poll" in only:
+            polling.study(votes, max(subscribers), config=config, folder=plots, console=console)
         if parts := [part for part in PARTS if part in (only or PARTS)]:
             amounts = Sizes(asks, subscribers, notes, idle_connections, seconds, large)
             reports = _table(events, amounts, parts, workers, runs, config, cache or dataset.cache_folder())

@@ -149,6 +149,18 @@ def test_searching_is_measured_and_every_answer_is_right(tmp_path: Path) -> None
     assert table.startswith("| searching 1,500 events |")
 
 
+def test_a_poll_is_counted_watched_signed_and_audited(tmp_path: Path) -> None:
+    options = ["--votes", "400", "--subscribers", "5", "--plots", str(tmp_path)]
+
+    table = run("--only", "poll", *options, cache=tmp_path)
+
+    found = json.loads((tmp_path / "poll.json").read_text())["found"]
+    assert found["votes_rate"] > 0
+    assert found["read_ms"][0] > 0
+    assert len(found["lag_seconds"]) == 10
+    assert table.startswith("| a poll of 400 votes | |")
+
+
 def test_the_commonest_words_are_everywhere() -> None:
     words = prose.vocabulary()
     writer = prose.Prose(random.Random(1))
