@@ -12,7 +12,6 @@ from relay.engine.jobs import run_jobs
 from relay.nostr.event import Event
 from relay.nostr.reasons import Refusal, invalid
 from relay.store.api import KEEP, Change, Records, Ruling, StoreError, Table, Write
-from relay.store.memory import MemoryStore
 from tests.events import ALICE, BOB, NOW, Clock, event, note
 from tests.net.house import House
 
@@ -141,9 +140,9 @@ async def test_what_is_asked_for_by_its_kind_is_made_for_the_reader(clock: Clock
 
 
 async def test_followers_hear_at_the_start_of_what_there_is(clock: Clock, door: Door) -> None:
-    store = MemoryStore(door.feature().tables)
-    await store.command("door", b"open")
-    async with House(clock, store=store, extra=[door.feature()]):
+    async with House(clock, extra=[Door().feature()]) as before:
+        await before.desk.command("door", b"open")
+    async with House(clock, store=before.store, extra=[door.feature()]):
         assert door.is_open
 
 
