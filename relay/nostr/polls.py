@@ -101,10 +101,11 @@ def chosen(options: Mapping[str, int], is_multiple: bool, vote: Vote) -> tuple[i
 
     `options` gives each id its number. In a poll for one choice the first response is the vote.
     """
-    choices = vote.choices if is_multiple else vote.choices[:1]
-    if not all(choice in options for choice in choices):
-        return ()
-    return tuple(options[choice] for choice in choices)
+    if not is_multiple:
+        place = options.get(vote.choices[0])
+        return () if place is None else (place,)
+    places = tuple([options[choice] for choice in vote.choices if choice in options])
+    return places if len(places) == len(vote.choices) else ()
 
 
 @dataclass(frozen=True, slots=True)

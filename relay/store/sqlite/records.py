@@ -50,36 +50,67 @@ class RecordReading:
 
 
 class WrittenRecords:
-    """The records of one table, inside the writer's transaction."""
+    """The records of one table, inside the writer's transaction.
+
+    What is put waits in memory for `flush`, before the commit: a tally that every vote of a batch moves is
+    then read and written once.
+    """
 
     def __init__(self, connection: sqlite3.Connection, table: Table, number: Callable[[], int]) -> None:
         """`number` gives the next version."""
         self._connection = connection
         self._table = table
         self._number = number
+        self._changed: dict[str, bytes | None] = {}
+        """What the transaction put (None: deleted) and is not in the database yet."""
         self._reading = RecordReading(
             lambda question, *values: connection.execute(question, values).fetchall()
         )
 
     def get(self, key: str) -> bytes | None:
         """See `Records.get`."""
+        if key in self._changed:
+            return self._changed[key]
         return self._reading.record(self._table.name, key)
 
     def put(self, key: str, value: bytes) -> None:
         """See `Records.put`."""
-        version = self._number() if self._is_followed(key) else None
-        self._connection.execute(_UPSERT, (self._table.name, key, value, version))
-
-    def _is_followed(self, key: str) -> bool:
-        return self._table.followed and key.startswith(self._table.followed_prefix)
+        self._changed[key] = value
 
     def delete(self, key: str) -> None:
         """See `Records.delete`."""
-        if not self._is_followed(key):
-            self._connection.execute("DELETE FROM record WHERE tab = ? AND key = ?", (self._table.name, key))
-        elif self.get(key) is not None:
-            self._connection.execute(_UPSERT, (self._table.name, key, None, self._number()))
+        self._changed[key] = None
 
     def within(self, prefix: str, *, after: str = "", limit: int = 1_000) -> list[tuple[str, bytes]]:
         """See `Records.within`."""
+        self.flush()
         return self._reading.records(self._table.name, prefix, after=after, limit=limit)
+
+    def flush(self) -> None:
+        """Write what was put to the database; within the transaction."""
+        if not self._changed:
+            return
+        name = self._table.name
+        puts: list[tuple[str, str, bytes | None, int | None]] = []
+        deletions: list[tuple[str, str]] = []
+        for key, value in self._changed.items():
+            if not self._is_followed(key):
+                if value is None:
+                    deletions.append((name, key))
+                else:
+                    puts.append((name, key, value, None))
+            # Of a record that was not there nobody hears that it is gone.
+            elif value is not None or self._reading.record(name, key) is not None:
+                puts.append((name, key, value, self._number()))
+        self._changed.clear()
+        if puts:
+            self._connection.executemany(_UPSERT, puts)
+        if deletions:
+            self._connection.executemany("DELETE FROM record WHERE tab = ? AND key = ?", deletions)
+
+    def discard(self) -> None:
+        """Forget what was put: the transaction failed."""
+        self._changed.clear()
+
+    def _is_followed(self, key: str) -> bool:
+        return self._table.followed and key.startswith(self._table.followed_prefix)

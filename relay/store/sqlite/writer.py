@@ -351,11 +351,15 @@ class SqliteWriter:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             result = work()
+            for records in self._records.values():
+                records.flush()
             self._connection.execute("COMMIT")
         except BaseException as error:
             self._tiers.restore(saved)
             self.farewells.restore(farewells)
             self._version = self._committed_version
+            for records in self._records.values():
+                records.discard()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
