@@ -200,7 +200,9 @@ async def test_a_vote_is_not_deleted_but_vanishes(house: House, client: Client) 
     assert len(house.store.records(NAME, voters_prefix(asked.id))) == 1
 
 
-async def test_what_vanishes_up_to_a_time_leaves_the_next_best_vote(house: House, client: Client) -> None:
+async def test_a_vote_that_does_not_count_vanishes_without_a_trace_in_the_tally(
+    house: House, client: Client
+) -> None:
     asked = poll()
     await client.publish(asked)
     await client.publish(vote(BOB, asked, "tea", created_at=NOW - 5))
