@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 
 import click
@@ -11,7 +10,17 @@ from bridge.config import BridgeConfig
 from relay import __version__
 from relay.config import RelayConfig
 from relay.logs import start_logging
-from relay.settings import ConfigError, Mistake, Settings, changes, config_option, example, load, variable
+from relay.settings import (
+    ConfigError,
+    LazyGroup,
+    Mistake,
+    Settings,
+    changes,
+    config_option,
+    example,
+    load,
+    variable,
+)
 
 SHORT_NAMES = {
     "TORV_HOST": "relay.host",
@@ -56,28 +65,14 @@ def _check_bridge_can_reach_relay(config: TorvConfig) -> None:
         raise ConfigError((Mistake("", "relay.port", problem, hint),))
 
 
-class Commands(click.Group):
-    """Commands, some of which stand in modules that are imported only when they are asked for."""
-
-    parts: Mapping[str, str] = {
-        "relay": "relay.cli",
-        "bridge": "bridge.cli",
-        "doctor": "relay.doctor.command",
-    }
-    """Commands and groups of them, to the modules where they stand under the same name."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self.parts})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.parts:
-            return super().get_command(ctx, cmd_name)
-        command = getattr(import_module(self.parts[cmd_name]), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
+COMMANDS = {
+    "relay": "relay.cli:relay",
+    "bridge": "bridge.cli:bridge",
+    "doctor": "relay.doctor.command:doctor",
+}
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, parts=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="torv")
 @click.pass_context
 def main(context: click.Context) -> None:

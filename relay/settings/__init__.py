@@ -5,12 +5,14 @@ The relay and the bridge describe their settings with `Table`; the file above bo
 """
 
 from relay.settings.example import changes, example
+from relay.settings.lazy import LazyGroup
 from relay.settings.loading import Loader, config_option, load
 from relay.settings.mistakes import ConfigError, Mistake
 from relay.settings.table import LogConfig, Settings, Table, variable
 
 __all__ = [
     "ConfigError",
+    "LazyGroup",
     "Loader",
     "LogConfig",
     "Mistake",
