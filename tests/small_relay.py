@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from relay.nostr import negentropy
 from relay.nostr.event import Event
 from relay.nostr.messages import (
     Auth,
@@ -18,6 +19,11 @@ from relay.nostr.messages import (
     Counted,
     Delivered,
     Eose,
+    NegClose,
+    NegErr,
+    NegMsg,
+    NegOpen,
+    Notice,
     Ok,
     Publish,
     RelayMessage,
@@ -53,18 +59,32 @@ async def hear(connection: ServerConnection) -> ClientMessage:
 
 
 class SmallRelay:
-    """Answers EVENT, REQ, CLOSE, COUNT and AUTH; `async with` it to serve."""
+    """Answers EVENT, REQ, CLOSE, COUNT, AUTH and NEG-OPEN; `async with` it to serve."""
 
-    def __init__(self, events: Sequence[Event] = (), *, cap: int = 500, challenge: str | None = None) -> None:
-        """Keep `events`; send `cap` stored events per filter at most, and `challenge` on connect."""
+    def __init__(
+        self,
+        events: Sequence[Event] = (),
+        *,
+        cap: int = 500,
+        challenge: str | None = None,
+        reconciles: bool = True,
+    ) -> None:
+        """Keep `events`; send `cap` stored events per filter at most, and `challenge` on connect.
+
+        Where it does not reconcile, it answers NEG-OPEN as relays do that never heard of it: by a NOTICE.
+        """
+        self.reconciles = reconciles
+        self.most: int | None = None
+        """How many events it reconciles at most."""
         self.events = list(events)
         self.cap = cap
         self.challenge = challenge
         self.refusal = ""
-        """What EVENT, REQ and COUNT are refused with while the client is not authenticated."""
+        """What EVENT, REQ, COUNT and NEG-OPEN are refused with while the client is not authenticated."""
         self.auth_answer: tuple[bool, str] = (True, "")
         self.heard: list[ClientMessage] = []
         self.connections: dict[ServerConnection, dict[str, Req]] = {}
+        self._reconciling: dict[tuple[ServerConnection, str], negentropy.Server] = {}
         self.url = ""
         self._port = 0
         self._changed = asyncio.Condition()
@@ -137,6 +157,24 @@ class SmallRelay:
                 await say(connection, Counted(name, number))
             case Close(name):
                 self.connections[connection].pop(name, None)
+            case NegOpen(name) | NegMsg(name) if not self.reconciles:
+                await say(connection, Notice("ERROR: bad msg: unknown cmd"))
+            case NegOpen(name) if refusal:
+                await say(connection, NegErr(name, refusal))
+            case NegOpen(name, wanted, frame):
+                matching = [event for event in self.events if wanted.matches(event)]
+                if self.most is not None and len(matching) > self.most:
+                    await say(connection, NegErr(name, "blocked: too many query results", self.most))
+                    return
+                items = [(event.created_at, bytes.fromhex(event.id)) for event in matching]
+                server = negentropy.Server(negentropy.Vector.of(items))
+                self._reconciling[connection, name] = server
+                await say(connection, NegMsg(name, negentropy.exhaust(server.answer(frame))))
+            case NegMsg(name, frame):
+                server = self._reconciling[connection, name]
+                await say(connection, NegMsg(name, negentropy.exhaust(server.answer(frame))))
+            case NegClose(name):
+                self._reconciling.pop((connection, name), None)
 
     def _stored(self, request: Req) -> list[Event]:
         newest_first = sorted(self.events, key=lambda event: (-event.created_at, event.id))

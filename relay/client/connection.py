@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
-from relay.client.failures import Rejected, Unreachable
+from relay.client.failures import Misbehaved, Rejected, Unreachable, Unsupported
 from relay.client.inbox import EndOfStored, Inbox
 from relay.nostr import kinds
 from relay.nostr.event import Event, InvalidEvent, check_event, encode, sign
@@ -31,6 +31,10 @@ from relay.nostr.messages import (
     Delivered,
     Eose,
     InvalidMessage,
+    NegClose,
+    NegErr,
+    NegMsg,
+    NegOpen,
     Notice,
     Ok,
     Publish,
@@ -39,6 +43,7 @@ from relay.nostr.messages import (
     encode_client_message,
     parse_relay_message,
 )
+from relay.nostr.negentropy import Client, Differences, InvalidFrame, Vector
 from relay.nostr.reasons import Prefix, prefix_of
 
 log = logging.getLogger(__name__)
@@ -51,6 +56,13 @@ PAGE_EVENTS = 500
 _MAX_UNANSWERED_EVENTS = 256
 _MAX_PAGE_EVENTS = 10_000
 _MAX_FETCHED_BYTES = 64 * 2**20
+_MAX_NEGENTROPY_FRAME_BYTES = 50_000
+"""Twice as many characters on the wire: less than relays take at least, which is 128 KiB for most."""
+_MAX_IDLE_ROUNDS = 32
+"""Negentropy splits a range into 16: of a million events single ones are found in five rounds."""
+_FIRST_FRAME_PATIENCE = 3
+"""A relay reads all its ids before it answers NEG-OPEN: so many times as long as for another answer."""
+_MAX_DISCARD_REASONS = 50
 # How long the relay may take to answer the close of the connection.
 _CLOSE_SECONDS = 1.0
 
@@ -96,6 +108,9 @@ class RelayClient:
         self._oks: dict[str, list[asyncio.Future[Ok]]] = {}
         self._counts: dict[str, asyncio.Future[int]] = {}
         self._inboxes: dict[str, Inbox] = {}
+        self._frames: dict[str, asyncio.Future[NegMsg]] = {}
+        self._is_opening: set[str] = set()
+        """Reconciliations whose first frame has not been answered."""
         self._unanswered = asyncio.Semaphore(_MAX_UNANSWERED_EVENTS)
         self._awaited = 0
         self._may_read = asyncio.Event()
@@ -105,6 +120,8 @@ class RelayClient:
         self._authenticated: asyncio.Future[Ok] | None = None
         self.discarded = 0
         """How many messages of the relay broke the protocol and were passed over."""
+        self.discards: dict[str, int] = {}
+        """The same by reason, of which there are few."""
 
     async def __aenter__(self) -> Self:
         """Connect. Raises Unreachable."""
@@ -265,6 +282,44 @@ class RelayClient:
         await self.authenticate()
         return await self._count_once(filters)
 
+    async def reconcile(self, wanted: Filter, vector: Vector) -> AsyncGenerator[Differences, None]:
+        """Yield what differs between `vector` and what the relay has that matches (NIP-77), each id once.
+
+        Nothing is said of what neither side names: it is equal, if the relay tells the truth. Leave early
+        through `contextlib.aclosing`. Raises Unsupported where the relay does not know Negentropy, Rejected
+        (where there is too much of it, the prefix is `blocked`), Misbehaved, Unreachable.
+        """
+        client = Client(vector, max_frame_bytes=_MAX_NEGENTROPY_FRAME_BYTES)
+        await self._settle_authentication()
+        name = next(self._names)
+        try:
+            frame = await self._first_frame(name, wanted, client.initiate())
+            seen: set[bytes] = set()
+            idle = 0
+            while True:
+                try:
+                    reply, told = client.reconcile(frame)
+                except InvalidFrame as error:
+                    raise Misbehaved(self.url, f"Negentropy: {error.refusal.text}") from error
+                have = tuple(id_ for id_ in told.have if id_ not in seen)
+                need = tuple(id_ for id_ in told.need if id_ not in seen)
+                seen.update(have, need)
+                idle = 0 if have or need else idle + 1
+                if have or need:
+                    yield Differences(have, need)
+                if reply is None:
+                    return
+                if idle >= _MAX_IDLE_ROUNDS:
+                    raise Misbehaved(self.url, f"Negentropy: {idle} rounds told nothing new")
+                frame = await self._next_frame(name, NegMsg(name, reply))
+        finally:
+            self._is_opening.discard(name)
+            if self._frames.pop(name, None) is not None and self._lost is None:
+                try:
+                    await self._send(NegClose(name))
+                except Unreachable as error:
+                    log.debug("close of a reconciliation: %s", error)
+
     async def authenticate(self) -> None:
         """Wait until the relay's challenge has come and its OK to our answer (NIP-42).
 
@@ -350,6 +405,33 @@ class RelayClient:
         finally:
             del self._counts[name]
 
+    async def _first_frame(self, name: str, wanted: Filter, frame: bytes) -> bytes:
+        opening = NegOpen(name, wanted, frame)
+        try:
+            return await self._next_frame(name, opening, is_first=True)
+        except Rejected as error:
+            if not self._can_authenticate_after(error.text):
+                raise
+        await self.authenticate()
+        return await self._next_frame(name, opening, is_first=True)
+
+    async def _next_frame(self, name: str, message: NegOpen | NegMsg, *, is_first: bool = False) -> bytes:
+        waiter: asyncio.Future[NegMsg] = asyncio.get_running_loop().create_future()
+        self._frames[name] = waiter
+        if is_first:
+            self._is_opening.add(name)
+        with self._awaiting_answer():
+            await self._send(message)
+            seconds = self._answer_seconds * (_FIRST_FRAME_PATIENCE if is_first else 1)
+            try:
+                async with asyncio.timeout(seconds):
+                    answer = await waiter
+            except TimeoutError:
+                why = f"no Negentropy message within {seconds:g} s"
+                raise (Unsupported(self.url, why) if is_first else self._unreachable(why)) from None
+        self._is_opening.discard(name)
+        return answer.frame
+
     def _can_authenticate_after(self, reason: str) -> bool:
         return self._signer is not None and prefix_of(reason) is Prefix.AUTH_REQUIRED
 
@@ -414,18 +496,28 @@ class RelayClient:
             case Counted(name, number) if (counted := self._counts.get(name)) is not None:
                 if not counted.done():
                     counted.set_result(number)
+            case NegMsg(name, _) if (expected := self._frames.get(name)) is not None:
+                if expected.done():
+                    self._discard("a Negentropy message that answers nothing")
+                else:
+                    expected.set_result(message)
+            case NegErr(name, reason, _) if (expected := self._frames.get(name)) is not None:
+                _fail(expected, self._rejected(reason))
             case Notice(text):
                 log.debug("notice from=%s: %.200s", self.url, text)
+                # The only answer of a relay that does not know NEG-OPEN; a word on something else is rare.
+                for name in self._is_opening:
+                    _fail(self._frames[name], Unsupported(self.url, f"NOTICE: {text:.200}"))
 
     def _deliver(self, inbox: Inbox, event: Event, size: int) -> None:
         if inbox.failure is not None:
             return
         if not any(wanted.matches(event) for wanted in inbox.filters):
-            return self._discard(f"event {event.id[:8]} was not asked for")
+            return self._discard("an event that was not asked for", event)
         try:
             check_event(event)
         except InvalidEvent as error:
-            return self._discard(f"event {event.id[:8]}: {error}")
+            return self._discard(error.refusal.text, event)
         inbox.put(event, size)
         if inbox.is_overfull:
             inbox.end(self._unreachable("a subscription fell too far behind"))
@@ -437,6 +529,8 @@ class RelayClient:
             self._update_may_read()
         elif (waiting := self._counts.get(name)) is not None:
             _fail(waiting, error)
+        elif name in self._is_opening:
+            _fail(self._frames[name], Unsupported(self.url, error.text))
 
     async def _answer(self, challenge: str) -> None:
         # A repeated challenge was answered already; another answer would not be another one.
@@ -457,10 +551,15 @@ class RelayClient:
         self._challenged.set()
         await self._send(Auth(event))
 
-    def _discard(self, why: str) -> None:
+    def _discard(self, why: str, event: Event | None = None) -> None:
         self.discarded += 1
+        reason = why[:200]
+        if reason not in self.discards and len(self.discards) >= _MAX_DISCARD_REASONS:
+            reason = "other reasons"
+        self.discards[reason] = self.discards.get(reason, 0) + 1
         if self.discarded == 1:
-            log.warning("discarded relay=%s, further ones are only counted: %.200s", self.url, why)
+            about = "" if event is None else f"event {event.id[:8]}: "
+            log.warning("discarded relay=%s, further ones are only counted: %s%.200s", self.url, about, why)
 
     def _lose(self, why: str) -> None:
         if self._lost is not None:
@@ -473,6 +572,8 @@ class RelayClient:
                 _fail(waiter, self._unreachable(why))
         for waiting in self._counts.values():
             _fail(waiting, self._unreachable(why))
+        for expected in self._frames.values():
+            _fail(expected, self._unreachable(why))
         if self._authenticated is not None:
             _fail(self._authenticated, self._unreachable(why))
         self._challenged.set()

@@ -1,4 +1,4 @@
-"""Why a relay did not do what it was asked: two errors, by cause."""
+"""Why a relay did not do what it was asked: errors, by cause."""
 
 from relay.nostr.reasons import Prefix, prefix_of
 
@@ -28,3 +28,11 @@ class Rejected(RelayFailure):
     def is_temporary(self) -> bool:
         """Whether the same request may be accepted later."""
         return self.prefix in (Prefix.RATE_LIMITED, Prefix.ERROR)
+
+
+class Unsupported(RelayFailure):
+    """The relay does not know this part of the protocol: ask in another way."""
+
+
+class Misbehaved(RelayFailure):
+    """The relay breaks the protocol: what it says next is not worth hearing."""
