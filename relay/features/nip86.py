@@ -29,11 +29,11 @@ from relay.features.management.memory import Memory
 from relay.features.management.methods import SUPPORTED_METHODS, methods_for
 from relay.features.management.notices import JOIN, LEAVE
 from relay.nostr import kinds
-from relay.nostr.event import Event
+from relay.nostr.event import Event, EventId
 from relay.nostr.filter import Filter
 from relay.nostr.nip98 import InvalidAuthorization, UsedAuthorizations, authorize
 from relay.nostr.reasons import Prefix, Refusal
-from relay.store.api import Table
+from relay.store.api import Bars, Table
 
 MEDIA_TYPE = "application/nostr+json+rpc"
 PURGE_SECONDS = 1.0
@@ -41,6 +41,9 @@ PURGE_SECONDS = 1.0
 REMOVED_AT_ONCE = 500
 _HEADERS = {"Access-Control-Allow-Origin": "*"}
 
+# "… relays that have restrictions on who can post MUST also follow the request regardless of the user's
+# status" (NIP-62).
+_OF_ANYBODY = frozenset({kinds.VANISH})
 # NIP-62 must be served whatever kinds a relay takes; the others are requests and not kept.
 _KINDS_OF_ALL = frozenset({kinds.VANISH, JOIN, LEAVE})
 _BANNED = Refusal(Prefix.BLOCKED, "this event or its author is banned here")
@@ -61,7 +64,16 @@ def feature(config: RelayConfig, context: Context) -> Feature:
         nip=86 if is_managed else None,
         before_signature=(refuse_unwelcome(memory),),
         gates=(refuse_blocked(memory),),
-        tables=(Table(book.TABLE, judge_nothing, command=carrying_out.carry_out, followed=True),),
+        tables=(
+            Table(
+                book.TABLE,
+                judge_nothing,
+                command=carrying_out.carry_out,
+                followed=True,
+                # The rule has refused most already; here what was on its way when the ban came.
+                bars=Bars(book.BANNED, book.BANNED_EVENT, _BANNED, except_kinds=_OF_ANYBODY),
+            ),
+        ),
         followers=(Follower(book.TABLE, memory.changed),),
         routes=(Route(config.path, MEDIA_TYPE, desk.answer, method="POST"),) if is_managed else (),
         jobs=(Job("remove what banned keys have left", PURGE_SECONDS, Purging(memory, context.desk).run),),
@@ -83,7 +95,7 @@ def refuse_unwelcome(memory: Memory) -> Rule:
             return None
         if memory.blocks(origin.address):
             return _BLOCKED
-        if memory.bans(event):
+        if memory.bans(event) and event.kind not in _OF_ANYBODY:
             return _BANNED
         if not memory.takes_kind(event.kind) and event.kind not in _KINDS_OF_ALL:
             return Refusal(Prefix.BLOCKED, f"kind {event.kind} is not taken here")
@@ -209,8 +221,14 @@ class Purging:
     async def run(self, now: int) -> None:
         """Remove some of each key's events; what remains is for the next time."""
         for key in sorted(self._memory.to_purge):
-            wanted = Filter(authors=frozenset({key}), limit=REMOVED_AT_ONCE)
-            store = self._desk.store
-            head = await store.head()
-            ids = [row.id async for page in store.scan(wanted, upto=head, now=now) for row in page]
-            await self._desk.command(book.TABLE, commands.purge(key, ids))
+            await self._desk.command(book.TABLE, commands.purge(key, await self._some(key, now)))
+
+    async def _some(self, key: str, now: int) -> list[EventId]:
+        store = self._desk.store
+        ids: list[EventId] = []
+        async for page in store.scan(Filter(authors=frozenset({key})), upto=await store.head(), now=now):
+            # A request to vanish stays: it goes into backups, and holds there.
+            ids += [row.id for row in page if row.event().kind not in _OF_ANYBODY]
+            if len(ids) >= REMOVED_AT_ONCE:
+                break
+        return ids[:REMOVED_AT_ONCE]

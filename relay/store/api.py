@@ -128,6 +128,20 @@ KEEP = Ruling()
 
 
 @dataclass(frozen=True, slots=True)
+class Bars:
+    """Records of a table that keep events out, by what their keys name: whoever brings them, and however long
+    ago they were admitted."""
+
+    authors: str
+    """What keys begin with that go on with a public key: none of its events is kept."""
+    ids: str
+    """What keys begin with that go on with an event id."""
+    refusal: Refusal
+    except_kinds: frozenset[int] = frozenset()
+    """Kinds that are kept all the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """Records that follow exactly from events and commands, in one order for all processes.
 
@@ -149,6 +163,8 @@ class Table:
     """Whether processes keep up with every change of its records; see `Store.changes`."""
     followed_prefix: str = ""
     """Of a followed table, only records whose keys begin with this are followed."""
+    bars: Bars | None = None
+    """Records that keep events out: every new event is compared with them, inside the transaction."""
 
 
 class Change(NamedTuple):

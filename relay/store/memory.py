@@ -31,7 +31,7 @@ from relay.store.api import (
     Veil,
     Write,
 )
-from relay.store.records import Tables
+from relay.store.records import Barred, Tables
 
 _PAGE = 100
 
@@ -127,6 +127,11 @@ class MemoryStore:
                 # NIP-01: the newer stays; on equal created_at the lowest id.
                 if (-holder.event.created_at, holder.event.id) < (-event.created_at, event.id):
                     return Outcome.SUPERSEDED, ()
+        for records in self._records.values():
+            if records.barred is not None:
+                refusal = records.barred.refuse(event.id.encode(), event.pubkey.encode(), event.kind)
+                if refusal is not None:
+                    return refusal, ()
         rulings = self._tables.judge(write.tables, event, self._open, int(self._now()))
         if isinstance(rulings, Refusal):
             return rulings, ()
@@ -300,6 +305,7 @@ class _Records:
         self._values: dict[str, bytes] = {}
         self.changed: dict[str, Change] = {}
         """The latest change of each record, of a followed table."""
+        self.barred = None if table.bars is None else Barred(table.bars)
 
     def get(self, key: str) -> bytes | None:
         return self._values.get(key)
@@ -317,6 +323,8 @@ class _Records:
         return [(key, self._values[key]) for key in keys[:limit]]
 
     def _note(self, key: str, value: bytes | None) -> None:
+        if self.barred is not None:
+            self.barred.note(key, is_there=value is not None)
         if self._table.followed and key.startswith(self._table.followed_prefix):
             self.changed[key] = Change(key, value, self._store.next_version())
 

@@ -6,7 +6,7 @@ import structlog
 
 from relay.nostr.event import Event
 from relay.nostr.reasons import Prefix, Refusal
-from relay.store.api import KEEP, Records, Ruling, Table
+from relay.store.api import KEEP, Bars, Records, Ruling, Table
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +87,42 @@ class Tables:
     def all(self) -> Mapping[str, Table]:
         """The tables by name."""
         return self._by_name
+
+
+class Barred:
+    """What the records of one table keep out, in memory: every new event is compared with it."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._authors: set[bytes] = set()
+        self._ids: set[bytes] = set()
+        self.is_any = False
+        """Whether anything is kept out: most relays bar nobody."""
+
+    def note(self, key: str, *, is_there: bool) -> None:
+        """Take note of a record that was put or deleted."""
+        for prefix, known in ((self._bars.authors, self._authors), (self._bars.ids, self._ids)):
+            if key.startswith(prefix):
+                (known.add if is_there else known.discard)(key[len(prefix) :].encode())
+                self.is_any = bool(self._authors or self._ids)
+
+    def load(self, records: Records) -> None:
+        """Take what is there in the place of what was known."""
+        self._authors.clear()
+        self._ids.clear()
+        self.is_any = False
+        for prefix in (self._bars.authors, self._bars.ids):
+            after = ""
+            while page := records.within(prefix, after=after):
+                for key, _ in page:
+                    self.note(key, is_there=True)
+                after = page[-1][0]
+
+    def refuse(self, id_: bytes, author: bytes, kind: int) -> Refusal | None:
+        """Return why an event is kept out, if it is; both as 64 hex digits."""
+        if (author in self._authors or id_ in self._ids) and kind not in self._bars.except_kinds:
+            return self._bars.refusal
+        return None
 
 
 class Draft:

@@ -9,6 +9,7 @@ from relay.config import RelayConfig
 from relay.engine.feature import HttpRequest, HttpResponse
 from relay.features.nip86 import MEDIA_TYPE, names_of
 from relay.nostr.keys import SecretKey
+from relay.nostr.reasons import Prefix, Refusal
 from tests.events import ALICE, BOB, CAROL, DAVE, NOW, Clock, event, note
 from tests.features.managing import Office, authorization, header
 from tests.net.house import RELAY_KEY, URL, House
@@ -413,3 +414,39 @@ class TestRoles:
         assert await office.refusal(ALICE, "unassignrole", C, "x") == (
             "invalid: this member does not have this role"
         )
+
+
+class TestBansInTheTransaction:
+    """What was admitted before a ban, and what nobody's rules are asked about."""
+
+    async def test_an_event_on_its_way_is_judged_again(self, office: Office) -> None:
+        store, admission = office.house.store, office.house.relay.admission
+        on_its_way = [admission.effects(note(CAROL, "hers")), admission.effects(note(DAVE, "his"))]
+        await office.call(ALICE, "banpubkey", C)
+        await office.call(ALICE, "banevent", on_its_way[1].event.id)
+
+        banned = Refusal(Prefix.BLOCKED, "this event or its author is banned here")
+        assert await store.write(on_its_way) == [banned, banned]
+
+    async def test_a_banned_key_may_vanish(self, office: Office) -> None:
+        client = await office.house.connect()
+        await client.publish(note(CAROL, "kept", created_at=NOW - 1))
+        await office.call(ALICE, "banpubkey", C, "rude", "keep")
+
+        vanish = event(CAROL, 62, "farewell", tags=[["relay", "ALL_RELAYS"]])
+        assert await client.publish(vanish) == (True, "")
+
+        assert await client.find({"authors": [C]}) == ["farewell"]
+        assert await client.publish(note(CAROL, created_at=NOW + 1)) == (False, BANNED)
+
+    async def test_a_ban_that_removes_all_leaves_the_request_to_vanish(self, office: Office) -> None:
+        client = await office.house.connect()
+        await client.publish(event(CAROL, 62, "farewell", tags=[["relay", "ALL_RELAYS"]]))
+        await client.publish(note(CAROL, "newer", created_at=NOW + 1))
+
+        await office.call(ALICE, "banpubkey", C)
+        for _ in range(2):
+            await office.work()
+
+        assert await client.find({"authors": [C]}) == ["farewell"]
+        assert office.house.store.record("management", f"purge/{C}") is None

@@ -3,7 +3,7 @@
 from relay.nostr.event import Event, EventId
 from relay.nostr.reasons import Prefix, Refusal, invalid
 from relay.nostr.tags import first_value
-from relay.store.api import KEEP, Records, Ruling, Table
+from relay.store.api import KEEP, Bars, Records, Ruling, Table
 from tests.events import DAVE, event, write
 
 ANNOUNCEMENT = 31_000
@@ -56,6 +56,18 @@ def _refuse_all(any_event: Event, records: Records, now: int) -> Ruling | Refusa
     return Refusal(Prefix.BLOCKED, "behind a door")
 
 
+def _bar(payload: bytes, records: Records, now: int) -> Ruling | Refusal:
+    match payload.decode().split():
+        case ["bar", name]:
+            records.put(name, b"")
+        case ["admit", name]:
+            records.delete(name)
+        case ["fail", name]:
+            records.put(name, b"")
+            raise RuntimeError("a mistake in a table")
+    return KEEP
+
+
 def _judge_proxy(vote: Event, records: Records, now: int) -> Ruling | Refusal:
     records.put("count/by proxy", b"%d" % (int(records.get("count/by proxy") or 0) + 1))
     return KEEP
@@ -64,4 +76,10 @@ def _judge_proxy(vote: Event, records: Records, now: int) -> Ruling | Refusal:
 VOTES = Table("votes", _judge_vote, forget=_forget_vote)
 PROXIES = Table("proxies", _judge_proxy, of="votes")
 DOORS = Table("doors", _refuse_all, command=_move_door, followed=True)
-TABLES = (VOTES, PROXIES, DOORS)
+BARRIER = Table(
+    "barrier",
+    _refuse_all,
+    command=_bar,
+    bars=Bars("author/", "id/", Refusal(Prefix.BLOCKED, "barred"), except_kinds=frozenset({62})),
+)
+TABLES = (VOTES, PROXIES, DOORS, BARRIER)

@@ -1,5 +1,6 @@
 """Tables: what is decided and recorded inside the write transaction, on every store."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,13 @@ from relay.nostr.event import Event
 from relay.nostr.filter import Filter
 from relay.nostr.keys import SecretKey
 from relay.nostr.reasons import Prefix, Refusal
-from relay.store.api import Change, Outcome, RemoveEvent, RemoveOwned, Store, Write
+from relay.store.api import Change, Outcome, RemoveEvent, RemoveOwned, Store, StoreError, Write
 from relay.store.memory import MemoryStore
+from relay.store.sqlite import SqliteWriter
 from tests.events import ALICE, BOB, CAROL, NOW, event, note, pubkey, write
 from tests.store.backends import DURABLE
 from tests.store.reading import EVERYTHING, count, found, log, logged, scan
-from tests.store.tables import ANNOUNCEMENT, PROXIES
+from tests.store.tables import ANNOUNCEMENT, PROXIES, TABLES
 from tests.store.writers import Writers
 
 
@@ -308,3 +310,57 @@ async def test_records_and_times_survive_a_restart(tmp_path: Path, writers: Writ
         )
         await store.write([remover])
         assert counted(store) == {"tea": 0}
+
+
+BARRED = Refusal(Prefix.BLOCKED, "barred")
+
+
+async def test_what_records_bar_is_kept_out_whatever_was_decided_before(store: Store) -> None:
+    written = write(note(ALICE, "hers")), write(note(BOB, "his")), write(note(BOB, "the other"))
+    await store.command("barrier", f"bar author/{ALICE.public}".encode())
+    await store.command("barrier", f"bar id/{written[1].event.id}".encode())
+
+    assert await store.write(written) == [BARRED, BARRED, Outcome.STORED]
+
+    assert await found(store) == ["the other"]
+
+
+async def test_what_is_stored_already_stays_and_is_a_duplicate(store: Store) -> None:
+    kept = write(note(ALICE, "kept"))
+    await store.write([kept])
+    await store.command("barrier", f"bar author/{ALICE.public}".encode())
+
+    assert await store.write([kept]) == [Outcome.DUPLICATE]
+
+
+async def test_kinds_that_bars_leave_out_are_kept(store: Store) -> None:
+    await store.command("barrier", f"bar author/{ALICE.public}".encode())
+
+    assert await store.write([write(event(ALICE, 62)), write(note(ALICE))]) == [Outcome.STORED, BARRED]
+
+
+async def test_who_is_admitted_again_may_write(store: Store) -> None:
+    await store.command("barrier", f"bar author/{ALICE.public}".encode())
+    await store.command("barrier", f"admit author/{ALICE.public}".encode())
+
+    assert await store.write([write(note(ALICE))]) == [Outcome.STORED]
+
+
+@pytest.mark.parametrize("backend", DURABLE)
+async def test_bars_hold_after_a_restart(backend: str, tmp_path: Path, writers: Writers) -> None:
+    async with DURABLE[backend](tmp_path, writers) as store:
+        await store.command("barrier", f"bar author/{ALICE.public}".encode())
+    async with DURABLE[backend](tmp_path, writers) as store:
+        assert await store.write([write(note(ALICE)), write(note(BOB))]) == [BARRED, Outcome.STORED]
+
+
+def test_a_bar_of_a_transaction_that_failed_keeps_nobody_out(tmp_path: Path) -> None:
+    with closing(SqliteWriter(tmp_path / "torv.sqlite3", tables=TABLES)) as writer:
+        pages = writer._connection.execute("PRAGMA page_count").fetchone()[0]
+        # SQLite refuses to grow the file, as it does when the disk is full.
+        writer._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StoreError, match="full"):
+            writer.command("barrier", f"bar author/{ALICE.public}{'x' * 40_000}".encode())
+        writer._connection.execute("PRAGMA max_page_count = 1000000")
+
+        assert not writer.barred[0].is_any

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from relay.store.api import Change, Table
+from relay.store.records import Barred
 
 _UPSERT = "INSERT OR REPLACE INTO record(tab, key, value, version) VALUES (?, ?, ?, ?)"
 _GET = "SELECT value FROM record WHERE tab = ? AND key = ?"
@@ -63,9 +64,13 @@ class WrittenRecords:
         self._number = number
         self._changed: dict[str, bytes | None] = {}
         """What the transaction put (None: deleted) and is not in the database yet."""
+        self.barred = None if table.bars is None else Barred(table.bars)
+        """What these records keep out."""
         self._reading = RecordReading(
             lambda question, *values: connection.execute(question, values).fetchall()
         )
+        if self.barred is not None:
+            self.barred.load(self)
 
     def get(self, key: str) -> bytes | None:
         """See `Records.get`."""
@@ -76,10 +81,14 @@ class WrittenRecords:
     def put(self, key: str, value: bytes) -> None:
         """See `Records.put`."""
         self._changed[key] = value
+        if self.barred is not None:
+            self.barred.note(key, is_there=True)
 
     def delete(self, key: str) -> None:
         """See `Records.delete`."""
         self._changed[key] = None
+        if self.barred is not None:
+            self.barred.note(key, is_there=False)
 
     def within(self, prefix: str, *, after: str = "", limit: int = 1_000) -> list[tuple[str, bytes]]:
         """See `Records.within`."""
@@ -109,8 +118,10 @@ class WrittenRecords:
             self._connection.executemany("DELETE FROM record WHERE tab = ? AND key = ?", deletions)
 
     def discard(self) -> None:
-        """Forget what was put: the transaction failed."""
+        """Forget what was put: the transaction failed, and was rolled back."""
         self._changed.clear()
+        if self.barred is not None:
+            self.barred.load(self)
 
     def _is_followed(self, key: str) -> bool:
         return self._table.followed and key.startswith(self._table.followed_prefix)

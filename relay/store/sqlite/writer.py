@@ -123,12 +123,16 @@ class _Batch:
         """Owner → the time up to which all that it owns goes."""
         self._gone_seqs: set[int] = set()
         self._any_left = bool(writer.farewells)
+        self._barred = writer.barred
 
     def write(self, prepared: Prepared) -> Outcome | Refusal:
         """Say what becomes of the write."""
         rulings: tuple[Ruling, ...] = ()
         outcome: Outcome | Refusal | None = self._obstacle(prepared)
         if outcome is None:
+            for barred in self._barred:
+                if barred.is_any and (refusal := barred.refuse(*_ids_of(prepared))) is not None:
+                    return refusal
             if tables := prepared[10]:
                 judged = self._writer.judge(tables, decode(prepared[0]), self._now)
                 if isinstance(judged, Refusal):
@@ -256,6 +260,12 @@ def _row(prepared: Prepared) -> _Row:
     return _Row(json[ID], json[AUTHOR], created_at, address, owners, tables, None)
 
 
+def _ids_of(prepared: Prepared) -> tuple[bytes, bytes, int]:
+    """Return an event's id, author and kind."""
+    json = prepared[0]
+    return json[ID], json[AUTHOR], prepared[2]
+
+
 def _named(batch: Sequence[Prepared]) -> set[int]:
     """Return the hashes under which all that a batch names is found."""
     wanted = {prepared[3] for prepared in batch}
@@ -295,6 +305,8 @@ class SqliteWriter:
                 for name, table in self._tables.all.items()
                 if table.of is None
             }
+            self.barred = tuple(one.barred for one in self._records.values() if one.barred is not None)
+            """What the records of tables keep out."""
             self._version = self._committed_version = RecordReading(self._ask).version()
             self._any_judged = bool(self._connection.execute("SELECT 1 FROM judged LIMIT 1").fetchall())
             self.farewells = Farewells(self._connection, self.hashes)
@@ -358,10 +370,10 @@ class SqliteWriter:
             self._tiers.restore(saved)
             self.farewells.restore(farewells)
             self._version = self._committed_version
-            for records in self._records.values():
-                records.discard()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            for records in self._records.values():
+                records.discard()
             if isinstance(error, sqlite3.Error):
                 raise StoreError(f"cannot {doing} {self._path}: {error}") from error
             raise
