@@ -4,7 +4,8 @@ Every field carries its default and the sentence that stands above it in config.
 """
 
 import re
-from typing import Annotated
+from ipaddress import ip_network
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -49,8 +50,17 @@ def _different_names(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
+def _network(text: str) -> str:
+    """Accept an address or a network in CIDR."""
+    try:
+        return str(ip_network(text.strip()))
+    except ValueError as error:
+        raise ValueError(f"expected an address or a network such as 10.0.0.0/8: {error}") from None
+
+
 PublicKeySetting = Annotated[str, AfterValidator(_public_key)]
 NamedKeySetting = Annotated[str, AfterValidator(_named_key)]
+NetworkSetting = Annotated[str, AfterValidator(_network)]
 
 
 class LimitsConfig(Table):
@@ -284,6 +294,18 @@ class RelayConfig(Table):
     )
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of IPv4.")
     port: int = Field(7777, ge=0, le=65535, description="The port to listen on; 0: a free one.")
+    trusted_proxies: tuple[NetworkSetting, ...] = Field(
+        (),
+        examples=[["127.0.0.1", "::1"]],
+        description="Addresses and networks of proxies in front of the relay, whose word on who their client "
+        "is counts. Headers of anybody else are ignored.",
+    )
+    proxy_header: Literal["x-forwarded-for", "forwarded", "x-real-ip"] = Field(
+        "x-forwarded-for",
+        description="Where these proxies name their client, beside X-Forwarded-Proto and -Host: "
+        "x-forwarded-for and forwarded (RFC 7239) are read from the right, up to the first who is no trusted "
+        "proxy; x-real-ip holds one address.",
+    )
     path: str = Field("/", pattern=r"^/\S*$", description="The path of the relay's endpoint.")
     hyperloglog: bool = Field(
         False,

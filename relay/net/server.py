@@ -20,6 +20,7 @@ from relay.engine.relay import Relay
 from relay.net.board import Board, Counter
 from relay.net.connection import Connection
 from relay.net.http import Pages
+from relay.net.proxies import Proxies, Visitor
 from relay.net.websocket import HandedOver, take_over, upgrade_mistake
 from relay.nostr.event import PubKey
 from relay.store.api import StoreError
@@ -69,6 +70,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._tasks: asyncio.TaskGroup | None = None
         self._exempt = frozenset(map(PubKey, settings.trust_bridge_keys))
+        self._proxies = Proxies.of(settings.trusted_proxies, settings.proxy_header)
 
     async def run(self, sockets: Sequence[socket.socket], stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Serve until `stop` is set; then answer what was begun, say goodbye and return."""
@@ -98,7 +100,9 @@ class Server:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self._awaited.pop(request.protocol, None)
-        url = self._settings.url or f"ws://{request.host}{self._settings.path}"
+        visitor = self._proxies.visitor(request.remote or "", request.host, request.headers)
+        scheme = "wss" if visitor.is_secure else "ws"
+        url = self._settings.url or f"{scheme}://{visitor.host}{self._settings.path}"
         if request.headers.get("Upgrade", "").lower() != "websocket":
             response = await self._pages.answer(request, url)
             # The next request on this connection has its own time to arrive.
@@ -107,13 +111,13 @@ class Server:
         # NIP-01: "Relays MUST only accept connections to a single endpoint".
         if request.path != self._settings.path:
             return web.Response(status=404, text="the relay is not at this path\n")
-        return self._converse(request, url)
+        return self._converse(request, visitor, url)
 
-    def _converse(self, request: web.BaseRequest, url: str) -> web.StreamResponse:
+    def _converse(self, request: web.BaseRequest, visitor: Visitor, url: str) -> web.StreamResponse:
         mistake = upgrade_mistake(request)
         if mistake is not None:
             return web.Response(status=400, text=f"{mistake}\n", headers={"Sec-WebSocket-Version": "13"})
-        address = request.remote or ""
+        address = visitor.address
         self._catch_up()
         if self._relay.turns_away(address):
             return web.Response(status=403, text="your address is blocked here\n")
