@@ -306,6 +306,11 @@ class RelayConfig(Table):
         "x-forwarded-for and forwarded (RFC 7239) are read from the right, up to the first who is no trusted "
         "proxy; x-real-ip holds one address.",
     )
+    compression: bool = Field(
+        False,
+        description="Whether messages are compressed for clients that can read that (permessage-deflate): a "
+        "third less to send, for 10 to 15 µs of processor time with each stored event that is sent.",
+    )
     path: str = Field("/", pattern=r"^/\S*$", description="The path of the relay's endpoint.")
     hyperloglog: bool = Field(
         False,

@@ -19,6 +19,7 @@ from relay.engine.limits import counted_as
 from relay.engine.relay import Relay
 from relay.net.board import Board, Counter
 from relay.net.connection import Connection
+from relay.net.deflate import PLAIN, Deflater, InvalidExtensions, negotiate
 from relay.net.http import Pages
 from relay.net.proxies import Proxies, Visitor
 from relay.net.websocket import HandedOver, take_over, upgrade_mistake
@@ -70,6 +71,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._tasks: asyncio.TaskGroup | None = None
         self._exempt = frozenset(map(PubKey, settings.trust_bridge_keys))
+        self._deflater = Deflater() if settings.compression else None
         self._proxies = Proxies.of(settings.trusted_proxies, settings.proxy_header)
 
     async def run(self, sockets: Sequence[socket.socket], stop: asyncio.Event, ready: asyncio.Event) -> None:
@@ -117,6 +119,11 @@ class Server:
         mistake = upgrade_mistake(request)
         if mistake is not None:
             return web.Response(status=400, text=f"{mistake}\n", headers={"Sec-WebSocket-Version": "13"})
+        try:
+            offers = request.headers.getall("Sec-WebSocket-Extensions", ())
+            agreed = negotiate(offers) if self._deflater is not None else None
+        except InvalidExtensions as error:
+            return web.Response(status=400, text=f"{error}\n")
         address = visitor.address
         self._catch_up()
         if self._relay.turns_away(address):
@@ -126,7 +133,7 @@ class Server:
             self._board.add(Counter.CONNECTIONS_REFUSED)
             return web.Response(status=429, text="too many connections from your address\n")
         try:
-            socket = take_over(request, self._settings.limits.max_message_bytes)
+            socket = take_over(request, self._settings.limits.max_message_bytes, extensions=agreed)
         except ConnectionError:
             self._board.disconnect(slot)
             raise
@@ -145,6 +152,7 @@ class Server:
                 self._exempt,
                 self._forget,
                 self._large_ones,
+                PLAIN if agreed is None or self._deflater is None else self._deflater.frames,
             )
         )
         return HandedOver()
