@@ -26,7 +26,8 @@ from relay.features.management.book import Book
 from relay.features.management.callers import Staff
 from relay.features.management.invites import NUMBER_BYTES, Invite, encode_invite
 from relay.features.management.memory import Memory
-from relay.features.management.notices import INVITE, JOIN, LEAVE, NAMING, invitation, listed, owned
+from relay.features.management.notices import INVITE, JOIN, LEAVE, NAMING, invitation, listed
+from relay.features.statements import owned_by_named
 from relay.nostr import kinds
 from relay.nostr.event import Event, PubKey
 from relay.nostr.filter import Filter
@@ -74,7 +75,7 @@ def feature(config: RelayConfig, context: Context) -> Feature:
         conjured={INVITE: inviting.invite},
         effects=(
             OfKinds(kinds.VANISH.__eq__, name_table),
-            OfKinds(NAMING.__contains__, partial(owned_by_named, signer=context.key)),
+            OfKinds(NAMING.__contains__, partial(name_owners, signer=context.key)),
         ),
         tables=(Table(VANISHING, partial(forget_who_vanishes, signer=context.key), of=book.TABLE),),
         jobs=(
@@ -90,9 +91,9 @@ def name_table(write: Write) -> Write:
     return replace(write, tables=(*write.tables, VANISHING))
 
 
-def owned_by_named(write: Write, *, signer: SecretKey) -> Write:
+def name_owners(write: Write, *, signer: SecretKey) -> Write:
     """Let what the relay said of a member, and an import brings back, go when that member vanishes."""
-    return owned(write) if write.event.pubkey == signer.public else write
+    return owned_by_named(write) if write.event.pubkey == signer.public else write
 
 
 def forget_who_vanishes(event: Event, records: Records, now: int, *, signer: SecretKey) -> Ruling:

@@ -1,11 +1,10 @@
 """What the relay says of its members and roles, signed by its own key (NIP-43)."""
 
-from dataclasses import replace
-
 from relay.features.management.book import LIST, MEMBER, STALE, Book, Role
-from relay.nostr.event import Event, PubKey, encode, sign
+from relay.features.statements import owned_by_named
+from relay.nostr.event import Event, encode, sign
 from relay.nostr.keys import SecretKey
-from relay.nostr.tags import HEX_64, Tag, values
+from relay.nostr.tags import Tag
 from relay.store.api import Write
 
 MEMBER_ADDED = 8_000
@@ -27,18 +26,16 @@ MAX_LEAD_SECONDS = 30
 
 def added(key: str, signer: SecretKey, now: int) -> Write:
     """Return the event that says that a member was added."""
-    return owned(_kept(sign(signer, created_at=now, kind=MEMBER_ADDED, tags=(PROTECTED, ("p", key)))))
+    return _said_of(key, MEMBER_ADDED, signer, now)
 
 
 def removed(key: str, signer: SecretKey, now: int) -> Write:
     """Return the event that says that a member was removed."""
-    return owned(_kept(sign(signer, created_at=now, kind=MEMBER_REMOVED, tags=(PROTECTED, ("p", key)))))
+    return _said_of(key, MEMBER_REMOVED, signer, now)
 
 
-def owned(write: Write) -> Write:
-    """Let what the relay says of people go with all that one of them owns (NIP-62), and in no other way."""
-    named = (PubKey(key) for key in values(write.event.tags, "p") if HEX_64(key))
-    return replace(write, owners=(write.event.pubkey, *named), is_final=True)
+def _said_of(key: str, kind: int, signer: SecretKey, now: int) -> Write:
+    return owned_by_named(_kept(sign(signer, created_at=now, kind=kind, tags=(PROTECTED, ("p", key)))))
 
 
 def listed(book: Book, signer: SecretKey, now: int, *, at_once: bool = False) -> tuple[Write, ...]:
