@@ -5,6 +5,7 @@ Every field carries its default and the sentence that stands above it in config.
 
 import re
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
@@ -256,6 +257,19 @@ class TimeoutsConfig(Table):
     drain_seconds: float = Field(10, gt=0, description="On SIGTERM: to finish what was begun.")
 
 
+class TlsConfig(Table):
+    """[relay.tls]: TLS without a proxy. New files are in use within seconds, and nobody is disconnected."""
+
+    certificate: Path = Field(
+        description="The certificate with its chain, in PEM.",
+        examples=["/etc/letsencrypt/live/relay.example.com/fullchain.pem"],
+    )
+    key: Path = Field(
+        description="Its key, in PEM without a password; only its owner may read the file.",
+        examples=["/etc/letsencrypt/live/relay.example.com/privkey.pem"],
+    )
+
+
 class RelayConfig(Table):
     """[relay]: the Nostr relay."""
 
@@ -329,6 +343,7 @@ class RelayConfig(Table):
     moderation: ModerationConfig = ModerationConfig()
     polls: PollsConfig = PollsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    tls: TlsConfig | None = None
 
     @field_validator("announce")
     @classmethod

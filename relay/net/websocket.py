@@ -285,7 +285,8 @@ class WebSocket(asyncio.Protocol):
         # closing now would reset the connection, and the reset would overtake the goodbye.
         self._incoming = None
         self._resume()
-        if not self._transport.is_closing():
+        # TLS has no end in one direction; there the client closes, or is cut after a while.
+        if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
 
 

@@ -115,6 +115,9 @@ class Wire(asyncio.Transport):
                 case 10:
                     self.pongs.append(payload)
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.ended = True
 
