@@ -12,6 +12,7 @@ import click
 
 from relay.config import RelayConfig
 from relay.engine.admission import Admission
+from relay.engine.followers import Followers
 from relay.net.workers import CannotStart
 from relay.settings import Loader
 from relay.store.api import Store
@@ -65,6 +66,8 @@ async def opened(config: Configuration, *, make: bool) -> AsyncIterator[tuple[St
                 f"sqlite:///{quote(str(database.resolve()))}", assembly.tables_of(features)
             )
         try:
+            # Bans and the like are records: without them, rules would judge as if there were none.
+            Followers(store, (one for feature in features for one in feature.followers)).catch_up()
             yield store, Admission(features)
         finally:
             await store.close()
