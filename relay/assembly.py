@@ -7,8 +7,9 @@ from pathlib import Path
 from relay import features, policies
 from relay.config import RelayConfig
 from relay.engine.desk import NOBODYS_DESK, Desk
-from relay.engine.feature import Context, Feature, Search
+from relay.engine.feature import Context, Feature, Search, nobody
 from relay.engine.limits import Spend, unlimited
+from relay.features.management.book import membership
 from relay.nostr.keys import SecretKey
 from relay.store.api import Table
 
@@ -35,7 +36,13 @@ def relay_features(
     `spend` takes from the buckets of all workers; `desk` reads records, where there is a store; `search`
     answers where words are asked for.
     """
-    context = Context(key=key, spend=spend, desk=desk, search=search)
+    context = Context(
+        key=key,
+        spend=spend,
+        desk=desk,
+        search=search,
+        is_member=membership(desk) if config.members.enabled else nobody,
+    )
     return features.enabled(config, context, policies.enabled(config, context))
 
 

@@ -6,8 +6,10 @@ from relay.settings import LazyGroup
 
 COMMANDS = {
     "audit-poll": "relay.commands.auditing:audit_poll",
+    "dry-run": "relay.commands.judging:dry_run",
     "export": "relay.commands.exporting:export",
     "import": "relay.commands.importing:import_",
+    "why": "relay.commands.judging:why",
 }
 
 

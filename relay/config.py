@@ -5,7 +5,6 @@ Every field carries its default and the sentence that stands above it in config.
 
 import re
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from relay.nostr import kinds as event_kinds
 from relay.nostr.kinds import MAX_KIND, Retention, retention
 from relay.nostr.nip19 import public_key
+from relay.policy_config import PoliciesConfig
 from relay.settings import Table
 
 _PRIVATE_KINDS = frozenset(
@@ -257,19 +257,6 @@ class TimeoutsConfig(Table):
     drain_seconds: float = Field(10, gt=0, description="On SIGTERM: to finish what was begun.")
 
 
-class TlsConfig(Table):
-    """[relay.tls]: TLS without a proxy. New files are in use within seconds, and nobody is disconnected."""
-
-    certificate: Path = Field(
-        description="The certificate with its chain, in PEM.",
-        examples=["/etc/letsencrypt/live/relay.example.com/fullchain.pem"],
-    )
-    key: Path = Field(
-        description="Its key, in PEM without a password; only its owner may read the file.",
-        examples=["/etc/letsencrypt/live/relay.example.com/privkey.pem"],
-    )
-
-
 class RelayConfig(Table):
     """[relay]: the Nostr relay."""
 
@@ -320,11 +307,6 @@ class RelayConfig(Table):
         "x-forwarded-for and forwarded (RFC 7239) are read from the right, up to the first who is no trusted "
         "proxy; x-real-ip holds one address.",
     )
-    compression: bool = Field(
-        False,
-        description="Whether messages are compressed for clients that can read that (permessage-deflate): a "
-        "third less to send, for 10 to 15 µs of processor time with each stored event that is sent.",
-    )
     path: str = Field("/", pattern=r"^/\S*$", description="The path of the relay's endpoint.")
     hyperloglog: bool = Field(
         False,
@@ -342,8 +324,8 @@ class RelayConfig(Table):
     members: MembersConfig = MembersConfig()
     moderation: ModerationConfig = ModerationConfig()
     polls: PollsConfig = PollsConfig()
+    policies: PoliciesConfig = PoliciesConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
-    tls: TlsConfig | None = None
 
     @field_validator("announce")
     @classmethod

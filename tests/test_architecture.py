@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"relay.nostr", "relay.settings"}),
+    frozenset({"relay.lists"}),
+    frozenset({"relay.policy_config"}),
     frozenset({"relay.client", "relay.collector", "relay.config", "relay.logs"}),
     frozenset({"relay.store"}),
     frozenset({"relay.engine", "relay.search"}),

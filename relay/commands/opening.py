@@ -2,18 +2,22 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 import click
 
 from relay.config import RelayConfig
 from relay.engine.admission import Admission
-from relay.engine.followers import Followers
+from relay.engine.desk import Desk
+from relay.engine.feature import Feature
+from relay.engine.limits import Spend
+from relay.engine.relay import Relay
 from relay.net.workers import CannotStart
+from relay.nostr.keys import SecretKey
 from relay.settings import Loader
 from relay.store.api import Store
 
@@ -44,31 +48,69 @@ async def opened(config: Configuration, *, make: bool) -> AsyncIterator[tuple[St
     `make` says whether a store that is not there is made. Raises CannotStart, StoreError.
     """
     # Imported here, for `torv --help` needs none of it and would wait for it.
+    from relay import assembly
+
+    if not make and not (config.data / assembly.DATABASE).exists():
+        raise CannotStart(f"there is no database in the folder {config.data}")
+    with ExitStack() as held:
+        config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        features = assembly.relay_features(config.relay, assembly.read_key(config.data / assembly.KEY))
+        store = await _open_store(config, features, held)
+        try:
+            yield store, Admission(features)
+        finally:
+            await store.close()
+
+
+async def _open_store(config: Configuration, features: Sequence[Feature], held: ExitStack) -> Store:
     from relay import app, assembly
     from relay.store import open_store
     from relay.store.link import LinkedStore
 
     database, socket = config.data / assembly.DATABASE, config.data / assembly.WRITER_SOCKET
-    if not make and not database.exists():
-        raise CannotStart(f"there is no database in the folder {config.data}")
+    try:
+        held.enter_context(app.locked(config.data))
+    except CannotStart:
+        if not socket.exists():
+            raise
+        # The relay holds the folder, and writes for others.
+        return await LinkedStore.connect(database, socket)
+    return await open_store(f"sqlite:///{quote(str(database.resolve()))}", assembly.tables_of(features))
+
+
+class Judging(NamedTuple):
+    """A relay that judges and does not serve."""
+
+    relay: Relay
+    desk: Desk
+    key: SecretKey
+
+
+@asynccontextmanager
+async def judging(config: Configuration, spend: Spend, *, now: int) -> AsyncIterator[Judging]:
+    """Put together what a relay with this configuration judges by, what it has stored included.
+
+    Where there is no database yet, nothing is stored. `spend` takes from the buckets. Raises CannotStart,
+    StoreError.
+    """
+    from relay import assembly
+    from relay.store.memory import MemoryStore
+
+    is_there = (config.data / assembly.DATABASE).exists()
     with ExitStack() as held:
-        config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        features = assembly.relay_features(config.relay, assembly.read_key(config.data / assembly.KEY))
+        key = assembly.read_key(config.data / assembly.KEY) if is_there else SecretKey.generate()
+        desk = Desk()
+        features = assembly.relay_features(config.relay, key, spend, desk)
+        store: Store = MemoryStore(assembly.tables_of(features))
+        if is_there:
+            store = await _open_store(config, features, held)
         try:
-            held.enter_context(app.locked(config.data))
-        except CannotStart:
-            if not socket.exists():
-                raise
-            # The relay holds the folder, and writes for others.
-            store: Store = await LinkedStore.connect(database, socket)
-        else:
-            store = await open_store(
-                f"sqlite:///{quote(str(database.resolve()))}", assembly.tables_of(features)
-            )
-        try:
-            # Bans and the like are records: without them, rules would judge as if there were none.
-            Followers(store, (one for feature in features for one in feature.followers)).catch_up()
-            yield store, Admission(features)
+            desk.open(store)
+            relay = Relay(store, features, max_limit=1, buffer_bytes=1, now=lambda: now)
+            relay.catch_up()
+            for job in (job for feature in features for job in feature.jobs if job.everywhere):
+                await job.run(now)
+            yield Judging(relay, desk, key)
         finally:
             await store.close()
 

@@ -15,6 +15,11 @@ class Desk:
         self._store = store
 
     @property
+    def is_open(self) -> bool:
+        """Whether there is a store."""
+        return self._store is not None
+
+    @property
     def store(self) -> Store:
         """The store. Raises RuntimeError where there is none: inside a table, in the writer."""
         if self._store is None:

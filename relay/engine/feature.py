@@ -48,6 +48,9 @@ Rule = Callable[[Event, Origin, int], Refusal | None]
 Gate = Callable[[Filter, Origin], Filter | Refusal]
 """May narrow or refuse a question."""
 
+Doorkeeper = Callable[[Sequence[Filter], Origin], Refusal | None]
+"""Asked once for each REQ, COUNT and NEG-OPEN, with all its filters, before the gates."""
+
 Effect = Callable[[Write], Write]
 """Adds address, expiry, owners or removals to a Write."""
 
@@ -108,6 +111,8 @@ class Job:
     every_seconds: float
     run: Callable[[int], Awaitable[None]]
     """Given the time in unix seconds. A failure is logged, and the job runs again at its next time."""
+    everywhere: bool = False
+    """Whether every process does it, for itself: it keeps something in memory. Tools do it once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,11 @@ class Gauge(NamedTuple):
     value: float
 
 
+def nobody(key: str) -> bool:
+    """Say that a key is no member: where there is no list of members."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What features are built with, beside their settings."""
@@ -197,6 +207,8 @@ class Context:
     """Reads and changes the records of tables while the relay runs; of no use inside a table."""
     search: Search | None = None
     """Where this process can search."""
+    is_member: Callable[[str], bool] = nobody
+    """Whether a key is a member of the relay: on its list (NIP-43), or allowed by its people (NIP-86)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +222,7 @@ class Feature:
     """Cheap rules; may trust only the event's shape and the origin, for anybody can name a pubkey."""
     after_signature: tuple[Rule | OfKinds[Rule], ...] = ()
     """Rules that may trust event.pubkey."""
+    doorkeepers: tuple[Doorkeeper, ...] = ()
     gates: tuple[Gate, ...] = ()
     veils: tuple[VeilRule, ...] = ()
     effects: tuple[Effect | OfKinds[Effect], ...] = ()

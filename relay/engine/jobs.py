@@ -11,15 +11,21 @@ log = structlog.get_logger(__name__)
 
 
 async def run_jobs(
-    features: Iterable[Feature], now: Callable[[], int], catch_up: Callable[[], None] = lambda: None
+    features: Iterable[Feature],
+    now: Callable[[], int],
+    catch_up: Callable[[], None] = lambda: None,
+    *,
+    only_everywhere: bool = False,
 ) -> None:
-    """Run all jobs, each at once and then at its times, until cancelled.
+    """Run all jobs, each at once and then at its times, until cancelled; or only those of every process.
 
     `catch_up` is called before each: nobody else may be asking this process anything.
     """
     async with asyncio.TaskGroup() as tasks:
         for feature in features:
             for job in feature.jobs:
+                if only_everywhere and not job.everywhere:
+                    continue
                 tasks.create_task(_repeat(job, now, catch_up))
 
 

@@ -4,16 +4,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address
 
+_PERIODS = {1: "a second", 60: "a minute", 3_600: "an hour", 86_400: "a day"}
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `per_minute` over a minute, in bursts as large; 0 means no limit."""
+    """At most `most` over some seconds, in bursts as large; 0 means no limit."""
 
-    per_minute: int
+    most: int
+    seconds: int = 60
+    """A day (86,400) at most."""
 
     def refill(self, tokens: float, elapsed: float) -> float:
         """Return how many tokens a bucket holds `elapsed` seconds after it held `tokens`."""
-        return min(self.per_minute, tokens + max(0.0, elapsed) * self.per_minute / 60)
+        return min(self.most, tokens + max(0.0, elapsed) * self.most / self.seconds)
+
+    def __str__(self) -> str:
+        period = _PERIODS.get(self.seconds) or f"{self.seconds} seconds"
+        return f"{self.most} {period}"
 
 
 Spend = Callable[[str, Rate], bool]

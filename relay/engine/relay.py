@@ -10,7 +10,7 @@ import structlog
 from relay.engine.admission import Admission
 from relay.engine.authors import count_authors
 from relay.engine.boundary import whole_seconds
-from relay.engine.feature import Conjure, Feature, Gate, Handler, Origin, Search, VeilRule
+from relay.engine.feature import Conjure, Doorkeeper, Feature, Gate, Handler, Origin, Search, VeilRule
 from relay.engine.followers import Followers
 from relay.engine.index import SubscriptionIndex
 from relay.engine.intake import Arrival, Intake, Reply
@@ -58,6 +58,9 @@ class Relay:
         self.handlers: dict[type[ClientMessage], Handler] = {
             kind: handler for feature in features for kind, handler in feature.handlers.items()
         }
+        self._doorkeepers: tuple[Doorkeeper, ...] = tuple(
+            doorkeeper for feature in features for doorkeeper in feature.doorkeepers
+        )
         self._gates: tuple[Gate, ...] = tuple(gate for feature in features for gate in feature.gates)
         self._veils: tuple[VeilRule, ...] = tuple(veil for feature in features for veil in feature.veils)
         self._personal_kinds: frozenset[int] = frozenset()
@@ -131,6 +134,9 @@ class Relay:
     ) -> list[Filter] | Refusal:
         """Return the filters as the gates leave them, limits capped; or why the question is refused."""
         self.catch_up()
+        for is_refused in self._doorkeepers:
+            if (refusal := is_refused(filters, origin)) is not None:
+                return refusal
         narrowed = []
         for wanted in filters:
             answer = self._narrow(wanted, origin, may_search=may_search)
@@ -160,6 +166,9 @@ class Relay:
     def reconcile(self, wanted: Filter, origin: Origin, *, most: int) -> Reconciliation | Refusal:
         """Return a reconciliation with what this reader may see, `most` events at most, or a refusal."""
         self.catch_up()
+        for is_refused in self._doorkeepers:
+            if (refusal := is_refused((wanted,), origin)) is not None:
+                return refusal
         answer = self._narrow(wanted, origin, may_search=False)
         if isinstance(answer, Refusal):
             return answer

@@ -4,30 +4,18 @@ from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature, Origin, Rule
 from relay.nostr import kinds
 from relay.nostr.event import Event
-from relay.nostr.reasons import Prefix, Refusal
-from relay.nostr.work import committed_target, difficulty
+from relay.nostr.reasons import Refusal
+from relay.nostr.work import refuse_difficulty
 
 
 def too_little_work(least: int) -> Rule:
-    """Return the rule that refuses events with less than `least` bits of work.
-
-    The id has to show it, and the `nonce` tag has to commit to it: who mines very many events at a
-    low target gets some high ones by luck, and has not worked for those.
-    """
+    """Return the rule that refuses events with less than `least` bits of work."""
 
     def refuse_too_little_work(event: Event, origin: Origin, now: int) -> Refusal | None:
         # NIP-62 wants requests to vanish served whatever else a relay demands.
         if event.kind == kinds.VANISH or origin.exempt:
             return None
-        found = difficulty(event.id)
-        if found < least:
-            return Refusal(Prefix.POW, f"difficulty {found} is less than {least}")
-        target = committed_target(event.tags)
-        if target is None:
-            return Refusal(Prefix.POW, f"the nonce tag must commit to a difficulty of {least} or more")
-        if target < least:
-            return Refusal(Prefix.POW, f"the committed difficulty {target} is less than {least}")
-        return None
+        return refuse_difficulty(event.id, event.tags, least)
 
     return refuse_too_little_work
 

@@ -34,8 +34,7 @@ def needing_a_key(is_needed: Callable[[int], bool]) -> OfKinds[Rule]:
     """Return the rule that takes events of some kinds only from who proved a key."""
 
     def refuse_stranger(event: Event, origin: Origin, now: int) -> Refusal | None:
-        # Nobody sends what is imported.
-        if origin.authenticated or origin.exempt:
+        if origin.authenticated:
             return None
         return Refusal(Prefix.AUTH_REQUIRED, f"kind {event.kind} is taken only from who proved a key")
 

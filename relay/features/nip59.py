@@ -43,7 +43,7 @@ def limited(rate: Rate, spend: Spend) -> Rule:
         for sender in origin.authenticated or (counted_as(origin.address),):
             if not spend(f"wraps {sender}", rate):
                 return Refusal(
-                    Prefix.RATE_LIMITED, f"at most {rate.per_minute} gift wraps a minute from one {whose}"
+                    Prefix.RATE_LIMITED, f"at most {rate.most} gift wraps a minute from one {whose}"
                 )
         return None
 
@@ -55,9 +55,7 @@ def feature(config: RelayConfig, context: Context) -> Feature:
     return Feature(
         title="Gift wrap",
         nip=59,
-        before_signature=(OfKinds(_WRAPS.__contains__, limited(rate, context.spend)),)
-        if rate.per_minute
-        else (),
+        before_signature=(OfKinds(_WRAPS.__contains__, limited(rate, context.spend)),) if rate.most else (),
         veils=(VeilRule(_WRAPS, is_receiver),),
         effects=(OfKinds(kinds.GIFT_WRAP.__eq__, give_to_receivers),),
     )

@@ -112,14 +112,14 @@ class Board:
         self._keys[oldest] = key
         now = time.monotonic()
         for bucket in Bucket:
-            # Any rate's bucket is full after an hour.
+            # Any rate's bucket is full after a day.
             self._tokens[oldest * len(Bucket) + bucket] = 0.0
-            self._touched[oldest * len(Bucket) + bucket] = now - 3600
+            self._touched[oldest * len(Bucket) + bucket] = now - 86_400
         return oldest
 
     def take(self, slot: int, bucket: Bucket, rate: Rate) -> bool:
         """Take one token of an address; False when there is none, or always True for no limit."""
-        if not rate.per_minute:
+        if not rate.most:
             return True
         place = slot * len(Bucket) + bucket
         now = time.monotonic()

@@ -1,6 +1,6 @@
 """One client's conversation, sans-IO: text in; answers, or what the connection has to do, out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from relay.config import LimitsConfig
@@ -151,14 +151,15 @@ class Session:
         if not self.origin.exempt and not self._allow_request():
             most = limits.requests_per_minute
             return Refusal(Prefix.RATE_LIMITED, f"at most {most} requests a minute from one address")
-        if len(filters) > limits.max_filters:
-            return invalid(f"{len(filters)} filters, this relay takes {limits.max_filters}")
-        for wanted in filters:
-            size = sum(
-                len(chosen)
-                for chosen in (wanted.ids, wanted.authors, wanted.kinds, *wanted.tags.values())
-                if chosen is not None
-            )
-            if size > limits.max_filter_values:
-                return invalid(f"{size} values in one filter, this relay takes {limits.max_filter_values}")
-        return None
+        return refuse_large(filters, limits)
+
+
+def refuse_large(filters: Sequence[Filter], limits: LimitsConfig) -> Refusal | None:
+    """Say why a question has too many filters, or one of them names too much; or None."""
+    if len(filters) > limits.max_filters:
+        return invalid(f"{len(filters)} filters, this relay takes {limits.max_filters}")
+    for wanted in filters:
+        size = wanted.size
+        if size > limits.max_filter_values:
+            return invalid(f"{size} values in one filter, this relay takes {limits.max_filter_values}")
+    return None

@@ -52,6 +52,12 @@ class Filter:
         return all(any((letter, value) in pairs for value in wanted) for letter, wanted in self.tags.items())
 
     @property
+    def size(self) -> int:
+        """How many ids, authors, kinds and tag values it names."""
+        named = (self.ids, self.authors, self.kinds, *self.tags.values())
+        return sum(len(chosen) for chosen in named if chosen is not None)
+
+    @property
     def is_empty(self) -> bool:
         """Whether no event at all can match."""
         if self.since is not None and self.until is not None and self.since > self.until:

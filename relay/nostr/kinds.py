@@ -27,6 +27,8 @@ CLIENT_AUTH = 22242
 BLOSSOM_AUTH = 24242
 HTTP_AUTH = 27235
 FOLLOW_SET = 30000
+JOIN_REQUEST = 28934
+LEAVE_REQUEST = 28936
 RELAY_DISCOVERY = 30166
 TALLY = 31068
 """How a poll ended, by the relay that counted it; Torv's own kind."""

@@ -4,10 +4,18 @@ from collections.abc import Callable
 
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
-from relay.policies import clock, shape
+from relay.policies import clock, lists, rates, reading, shape, trust, work
 
-ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (shape.feature, clock.feature)
-"""In the order in which their rules apply."""
+ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
+    lists.feature,
+    shape.feature,
+    clock.feature,
+    work.feature,
+    reading.feature,
+    trust.feature,
+    rates.feature,
+)
+"""In the order in which their rules apply: what costs little first, and what counts last."""
 
 
 def enabled(config: RelayConfig, context: Context) -> tuple[Feature, ...]:

@@ -5,7 +5,7 @@ import pytest
 from relay.config import RelayConfig
 from relay.engine.feature import Context
 from relay.policies import clock as policy
-from tests.events import ALICE, NOW, Clock, note
+from tests.events import ALICE, NOW, Clock, event, note
 from tests.net.house import RELAY_KEY, Client, House, values
 
 FUTURE = (False, "invalid: created_at is more than 900 seconds in the future")
@@ -75,3 +75,25 @@ def test_a_limit_on_the_age_is_shown_where_there_is_one() -> None:
         "created_at_upper_limit": 900,
         "created_at_lower_limit": 3600,
     }
+
+
+async def test_a_kind_may_have_its_own_window(clock: Clock) -> None:
+    window = {"max_age_seconds": ["1=60"], "max_seconds_in_future": ["1=5", "20000-29999=0"]}
+    config = RelayConfig.model_validate({"policies": {"window": window}})
+    async with House(clock, config) as house:
+        client = await house.connect()
+
+        assert await client.publish(note(ALICE, created_at=NOW - 60)) == (True, "")
+        assert await client.publish(note(ALICE, created_at=NOW - 61)) == (
+            False,
+            "invalid: created_at of kind 1 is more than 60 seconds ago",
+        )
+        assert await client.publish(note(ALICE, created_at=NOW + 6)) == (
+            False,
+            "invalid: created_at of kind 1 is more than 5 seconds in the future",
+        )
+        assert (await client.publish(event(ALICE, 20_001, created_at=NOW + 1)))[0] is False
+        assert await client.publish(event(ALICE, 7, tags=[["e", "0" * 64]], created_at=NOW - 999)) == (
+            True,
+            "",
+        )

@@ -48,3 +48,30 @@ async def test_the_defaults_take_5000_tags(house: House) -> None:
 
     assert await client.publish(event(ALICE, 3, tags=people)) == (True, "")
     assert (await client.publish(note(ALICE, tags=[["t"]] * 5_001)))[1].startswith("invalid: 5001 tags")
+
+
+async def test_a_kind_may_have_its_own_size(clock: Clock) -> None:
+    shape = {
+        "max_content_chars": ["30023=9", "*=5"],
+        "max_tags": ["1=2"],
+        "max_mentions": ["1=1"],
+    }
+    config = RelayConfig.model_validate({"policies": {"shape": shape}})
+    article = event(ALICE, 30_023, "123456789", tags=[["d", "x"]])
+    async with House(clock, config) as house:
+        client = await house.connect()
+
+        assert await client.publish(article) == (True, "")
+        assert await client.publish(note(ALICE, "123456")) == (
+            False,
+            "invalid: content has 6 characters, this relay takes 5 of kind 1",
+        )
+        assert await client.publish(note(ALICE, tags=[["t", "x"]] * 3)) == (
+            False,
+            "invalid: 3 tags, this relay takes 2 of kind 1",
+        )
+        assert await client.publish(note(ALICE, tags=[["p", "a"], ["p", "b"]])) == (
+            False,
+            "invalid: 2 people are named, this relay takes 1 of kind 1",
+        )
+        assert await client.publish(note(ALICE, tags=[["p", "a"], ["p", "a"]])) == (True, "")
