@@ -41,7 +41,12 @@ class _Begun(Coroutine[Any, Any, None]):
 
     def throw(self, *error: Any) -> Any:
         self._told = True
-        return self._work.throw(*error)
+        try:
+            return self._work.throw(*error)
+        finally:
+            # Its traceback holds this frame: a ring, with all that the cancelled work held, pages of events
+            # among it, which only a collection would end.
+            del error
 
     def close(self) -> None:
         self._work.close()

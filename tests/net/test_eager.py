@@ -1,6 +1,8 @@
 """Coroutines that begin without a task."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -121,3 +123,28 @@ async def test_those_who_wait_for_one_lock_are_served_in_their_order(spawn: Spaw
         await task
 
     assert order == [0, 1, 2, 3]
+
+
+async def test_cancelled_work_lets_go_of_what_it_held_without_a_collection(spawn: Spawn) -> None:
+    class Page:
+        """What a question has read."""
+
+    held: list[weakref.ref[Page]] = []
+
+    async def work() -> None:
+        page = Page()
+        held.append(weakref.ref(page))
+        await asyncio.Event().wait()
+
+    gc.disable()
+    try:
+        task = begin(work(), spawn)
+        assert task is not None
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        del task
+
+        assert [page() for page in held] == [None]
+    finally:
+        gc.enable()

@@ -8,9 +8,9 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-# Few large sizes, and what remains in one statement: each is compiled once and then found in the
-# connection's cache (schema.py: large enough for three tables' remainders).
-_ROWS_PER_STATEMENT = (512, 64)
+# Few sizes: each is compiled once and then found in the connection's cache. With one for whatever remained
+# behind the large ones, there came to be hundreds, of 6 MB together.
+_ROWS_PER_STATEMENT = (512, 64, 32, 16, 8, 4, 2, 1)
 
 
 def numbers(values: Iterable[int]) -> str:
@@ -32,7 +32,7 @@ def insert_rows(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[
     start = 0
     while start < len(rows):
         left = len(rows) - start
-        size = next((size for size in _ROWS_PER_STATEMENT if size <= left), left)
+        size = next(size for size in _ROWS_PER_STATEMENT if size <= left)
         values = tuple(chain.from_iterable(rows[start : start + size]))
         connection.execute(insert + ",".join([one] * size), values)
         start += size

@@ -35,7 +35,9 @@ from relay.store.sqlite.wal import WriteAheadLog
 
 __all__ = ["Committed", "SqliteWriter", "Tuning"]
 
-_CACHE_MIB = 64
+_CACHE_MIB = 32
+"""Full after minutes, so that memory grows no more; twice as much spares half a read of a page for each
+event at a million events, 1 µs."""
 _SWEPT_AT_ONCE = 256
 
 _T = TypeVar("_T")
