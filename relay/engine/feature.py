@@ -124,6 +124,8 @@ class HttpRequest:
     """The Host header."""
     url: str
     """The relay's URL as this client knows it."""
+    veil: Veil
+    """What who asks may see of what is stored: somebody who proved no key."""
     query: Mapping[str, str] = field(default_factory=dict)
     """The first value of each parameter."""
     authorization: str = ""

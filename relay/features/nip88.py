@@ -74,9 +74,11 @@ def keep_vote(write: Write) -> Write:
 class Tending:
     """The job: counts what waits, signs what is due, and tells watchers what has changed."""
 
-    def __init__(self, desk: Desk, key: SecretKey) -> None:
+    def __init__(self, desk: Desk, key: SecretKey, *, is_public: bool = True) -> None:
+        """`is_public` says whether everybody may see polls and votes."""
         self._desk = desk
         self._key = key
+        self._is_public = is_public
         self._told: int | None = None
         """The version up to which watchers have heard of changes; None at the start."""
 
@@ -104,7 +106,9 @@ class Tending:
         self._told = changes[-1].version if len(changes) == TOLD_AT_ONCE else version
         told = []
         for change in changes:
-            if change.value is not None and (tally := read_tally(change.value)).is_public:
+            if not self._is_public or change.value is None:
+                continue
+            if (tally := read_tally(change.value)).is_public:
                 tags = polls.tally_tags(change.key.removeprefix(TALLY), tally.options, tally.result())
                 told.append(encode(sign(self._key, created_at=now, kind=kinds.RUNNING_TALLY, tags=tags)))
         if told:
@@ -114,6 +118,7 @@ class Tending:
 def feature(config: RelayConfig, context: Context) -> Feature:
     is_public = _COUNTED.isdisjoint(config.auth.read_kinds)
     counting = Counting(context.key, config.polls.late_seconds, is_public=is_public)
+    tending = Tending(context.desk, context.key, is_public=is_public)
     page = Page(context.desk, context.key.public, time.time)
     is_vote, is_counted = kinds.VOTE.__eq__, _COUNTED.__contains__
     deletable = () if config.polls.deletable_votes else (OfKinds(is_vote, keep_vote),)
@@ -126,7 +131,7 @@ def feature(config: RelayConfig, context: Context) -> Feature:
         ),
         effects=(OfKinds(is_counted, count_in_table), *deletable),
         tables=(counting.table(),),
-        jobs=(Job("tend the polls", TEND_SECONDS, Tending(context.desk, context.key).run),),
+        jobs=(Job("tend the polls", TEND_SECONDS, tending.run),),
         # Where reading takes a key, there is no page for everybody.
-        routes=() if config.auth.read else (Route(f"{PATH}*", None, page.answer),),
+        routes=() if config.auth.read or not is_public else (Route(f"{PATH}*", None, page.answer),),
     )

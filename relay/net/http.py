@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.config import RelayConfig
-from relay.engine.feature import Feature, Gauge, HttpRequest, HttpResponse, Route
+from relay.engine.feature import Feature, Gauge, HttpRequest, HttpResponse, Origin, Route
 from relay.net.board import Board, Counter
-from relay.store.api import Seq, Store, StoreError
+from relay.store.api import Seq, Store, StoreError, Veil
 
 log = structlog.get_logger(__name__)
 
@@ -94,8 +94,10 @@ class Pages:
         *,
         catch_up: Callable[[], None] = lambda: None,
         now: Callable[[], int] = lambda: int(time.time()),
+        veil: Callable[[Origin], Veil],
     ) -> None:
-        """`catch_up` lets features know every change of followed records, before they are asked."""
+        """`catch_up` lets features know every change of followed records, before they are asked; `veil` says
+        what somebody may see."""
         self._settings = settings
         self._routes: tuple[Route, ...] = tuple(route for feature in features for route in feature.routes)
         self._gauges = tuple(one.gauges for one in features if one.gauges is not None)
@@ -105,6 +107,7 @@ class Pages:
         self._data = data
         self._catch_up = catch_up
         self._now = now
+        self._veil = veil
 
     async def answer(self, request: web.BaseRequest, url: str) -> web.Response:
         """Answer one request; `url` is the relay's URL as this client knows it."""
@@ -152,6 +155,8 @@ class Pages:
                 request.path,
                 request.host,
                 url,
+                # HTTP proves no key.
+                self._veil(Origin(address="", url=url)),
                 query={name: request.query[name] for name in request.query},
                 authorization=request.headers.get("Authorization", ""),
                 body=body,

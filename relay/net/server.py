@@ -61,7 +61,14 @@ class Server:
         self._settings = settings
         self._board = board
         self._pages = Pages(
-            settings, relay.features, relay.store, board, data, catch_up=self._catch_up, now=relay.now
+            settings,
+            relay.features,
+            relay.store,
+            board,
+            data,
+            catch_up=self._catch_up,
+            now=relay.now,
+            veil=relay.veil,
         )
         self._connections: set[Connection] = set()
         self._nobody_left = asyncio.Event()

@@ -13,7 +13,7 @@ from relay.features.nip86 import MEDIA_TYPE
 from relay.nostr.event import Event, encode
 from relay.nostr.keys import SecretKey
 from tests.events import event
-from tests.net.house import URL, House
+from tests.net.house import UNVEILED, URL, House
 
 _serial = count()
 
@@ -49,7 +49,7 @@ class Office:
         """Send a body; return the answer."""
         self.house.relay.catch_up()
         request = HttpRequest(
-            "/", "relay.test", URL, authorization=authorization_, body=body, now=self.house.clock()
+            "/", "relay.test", URL, UNVEILED, authorization=authorization_, body=body, now=self.house.clock()
         )
         answer = self.route.handler(request)
         assert not isinstance(answer, HttpResponse)

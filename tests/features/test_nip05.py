@@ -7,7 +7,7 @@ from relay.config import RelayConfig
 from relay.engine.feature import Context, HttpRequest, HttpResponse
 from relay.features import nip05
 from tests.events import ALICE, BOB
-from tests.net.house import RELAY_KEY
+from tests.net.house import RELAY_KEY, UNVEILED
 
 CONFIG = RelayConfig(names=(f"alice={ALICE.public}", f"_={BOB.public}", f"b.o-b_2={BOB.public}"))
 URL = "wss://relay.test/"
@@ -16,7 +16,7 @@ URL = "wss://relay.test/"
 def answer(**query: str) -> HttpResponse:
     (route,) = nip05.feature(CONFIG, Context(key=RELAY_KEY)).routes
     assert (route.path, route.accept, route.method) == ("/.well-known/nostr.json", None, "GET")
-    response = route.handler(HttpRequest(route.path, "relay.test", URL, query=query))
+    response = route.handler(HttpRequest(route.path, "relay.test", URL, UNVEILED, query=query))
     assert isinstance(response, HttpResponse)
     return response
 

@@ -6,10 +6,10 @@ import pytest
 from relay import features, policies
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature, HttpRequest, HttpResponse, Route
-from tests.net.house import RELAY_KEY
+from tests.net.house import RELAY_KEY, UNVEILED
 
 CONTEXT = Context(key=RELAY_KEY)
-REQUEST = HttpRequest(path="/", host="relay.test", url="ws://relay.test/")
+REQUEST = HttpRequest(path="/", host="relay.test", url="ws://relay.test/", veil=UNVEILED)
 
 # NIP-11 as of 2026-02-14; `fees`, `payments_url` are for relays that take money.
 FIELDS = {

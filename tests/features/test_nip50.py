@@ -191,7 +191,9 @@ async def test_a_damaged_index_closes_the_question_and_nothing_else(client: Clie
 async def test_metrics_say_how_far_the_index_lags(
     house: House, client: Client, library: Library, tmp_path: Path
 ) -> None:
-    pages = Pages(house.config, house.relay.features, library.store, house.board, tmp_path)
+    pages = Pages(
+        house.config, house.relay.features, library.store, house.board, tmp_path, veil=house.relay.veil
+    )
     await client.publish(note(ALICE, "pie"))
 
     before = (await pages.answer(make_mocked_request("GET", "/metrics"), URL)).body

@@ -12,7 +12,7 @@ from relay.nostr.keys import SecretKey
 from relay.nostr.reasons import Prefix, Refusal
 from tests.events import ALICE, BOB, CAROL, DAVE, NOW, Clock, event, note
 from tests.features.managing import Office, authorization, header
-from tests.net.house import RELAY_KEY, URL, House
+from tests.net.house import RELAY_KEY, UNVEILED, URL, House
 
 A, B, C, D = (key.public for key in (ALICE, BOB, CAROL, DAVE))
 STAFF = {
@@ -346,7 +346,7 @@ class TestTexts:
             if route.accept == "application/nostr+json"
         )
         office.house.relay.catch_up()
-        answer = route.handler(HttpRequest("/", "relay.test", URL))
+        answer = route.handler(HttpRequest("/", "relay.test", URL, UNVEILED))
         assert isinstance(answer, HttpResponse)
         shown = orjson.loads(answer.body)
         assert type(shown) is dict

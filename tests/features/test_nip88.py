@@ -1,19 +1,22 @@
 """NIP-88: votes are counted exactly, in any order; refused where they cannot count; told, signed, audited."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from relay.assembly import relay_features, tables_of
 from relay.config import AuthConfig, PollsConfig, RelayConfig
-from relay.engine.feature import Feature, HttpRequest
+from relay.engine.feature import Feature, HttpRequest, Origin
 from relay.features import nip62
 from relay.features.nip88 import Tending, keep_vote
 from relay.features.polls.counting import (
     COUNTED_AT_ONCE,
+    DUE,
     NAME,
     TALLY,
     UNCOUNTED,
@@ -29,12 +32,12 @@ from relay.nostr.filter import Filter
 from relay.nostr.keys import SecretKey
 from relay.nostr.nip19 import Naddr, Nevent, Note
 from relay.nostr.tags import Address
-from relay.store.api import MAX_SEQ, RemoveEvent, Seq, Store, Write
+from relay.store.api import MAX_SEQ, RemoveEvent, Seq, Store, Veil, Write
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
 from tests.events import ALICE, BOB, CAROL, DAVE, NOW, Clock, author, event, pubkey, write
 from tests.features.test_nip77 import reconcile
-from tests.net.house import RELAY_KEY, Client, House, values
+from tests.net.house import RELAY_KEY, UNVEILED, URL, Client, House, values
 
 END = NOW + 100
 OPTIONS = (["option", "tea", "Tea"], ["option", "milk", "Milk"], ["option", "beer", "Beer"])
@@ -323,8 +326,8 @@ def page_of(house: House) -> Page:
     return Page(house.desk, RELAY_KEY.public, house.clock)
 
 
-async def shown(page: Page, name: str, **query: str) -> tuple[int, dict[str, Any]]:
-    answer = await page.answer(HttpRequest(f"/api/poll/{name}", "relay.test", "ws://relay.test/", query))
+async def shown(page: Page, name: str, veil: Veil = UNVEILED, /, **query: str) -> tuple[int, dict[str, Any]]:
+    answer = await page.answer(HttpRequest(f"/api/poll/{name}", "relay.test", URL, veil, query))
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert answer.content_type == "application/json"
     return answer.status, orjson.loads(answer.body)
@@ -436,9 +439,59 @@ async def test_a_groups_poll_is_counted_but_not_shown_to_everybody(house: House,
     assert await client.find({"kinds": [31_068]}) == []
 
 
-def polling(config: RelayConfig) -> Feature:
-    (found,) = [one for one in House(Clock(), config).relay.features if one.title == "Polls"]
+def polling(config: RelayConfig, house: House | None = None) -> Feature:
+    house = house or House(Clock(), config)
+    (found,) = [one for one in house.relay.features if one.title == "Polls"]
     return found
+
+
+async def test_the_page_shows_nothing_that_is_veiled(clock: Clock) -> None:
+    async with House(clock, RelayConfig(auth=AuthConfig(read_kinds=(30_000, 31_068)))) as house:
+        asked, friends = poll(), event(ALICE, 30_000, tags=[["d", "friends"], ["p", BOB.public]])
+        client = await house.connect()
+        for one in (asked, vote(BOB, asked, "tea"), friends):
+            await client.publish(one)
+        clock.advance(1_000)
+        await tend(house)
+        veil, page = house.relay.veil(Origin("", URL)), page_of(house)
+
+        named = str(Address(30_000, ALICE.public, "friends"))
+        assert (await shown(page, asked.id, veil, set=named))[0] == 404
+        assert (await shown(page, asked.id, set=named))[1]["voters"] == 1
+        assert (await shown(page, asked.id, veil))[1]["tally"] is None
+        assert (await shown(page, asked.id))[1]["tally"]["kind"] == 31_068
+
+
+async def test_polls_that_the_settings_made_private_are_told_to_nobody(clock: Clock, tmp_path: Path) -> None:
+    asked = poll()
+    public, private = RelayConfig(), RelayConfig(auth=AuthConfig(read_kinds=(1_018,)))
+    async with counting_store(tmp_path, public, clock) as store, House(clock, public, store=store) as house:
+        await (await house.connect()).publish(asked)
+    async with counting_store(tmp_path, private, clock) as store, House(clock, private, store=store) as house:
+        client = await house.connect()
+        await client.subscribe("how it stands", {"kinds": [21_068], "#e": [asked.id]})
+        polls_ = polling(private, house)
+        (job,) = polls_.jobs
+        await job.run(clock())
+        await client.publish(vote(BOB, asked, "tea"))
+        await job.run(clock())
+        clock.advance(1_000)
+        await job.run(clock())
+
+        assert polls_.routes == ()
+        assert await client.live() == []
+        assert await client.find({"kinds": [31_068]}) == []
+        assert store.records(NAME, DUE) == []
+
+
+@asynccontextmanager
+async def counting_store(folder: Path, config: RelayConfig, clock: Clock) -> AsyncIterator[SqliteStore]:
+    tables = tables_of(relay_features(config, RELAY_KEY))
+    store = await SqliteStore.open(folder / "torv.sqlite3", tables=tables, now=clock)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def test_where_reading_takes_a_key_there_is_no_page() -> None:

@@ -25,7 +25,7 @@ from relay.net.connection import Connection
 from relay.net.websocket import WebSocket
 from relay.nostr.event import Event, PubKey
 from relay.nostr.keys import SecretKey
-from relay.store.api import Store
+from relay.store.api import Store, Veil
 from relay.store.memory import MemoryStore
 from tests.events import Clock, author, event
 
@@ -35,6 +35,8 @@ Filter = Mapping[str, object]
 URL = "ws://relay.test/"
 ADDRESS = "192.0.2.1"
 RELAY_KEY = author("the relay itself")
+UNVEILED = Veil(frozenset(), lambda event: True)
+"""What a reader may see from whom nothing is hidden."""
 ANSWER_SECONDS = 10
 """How long a test waits for an answer before it fails."""
 

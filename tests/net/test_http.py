@@ -55,7 +55,11 @@ class Site(NamedTuple):
 async def site(clock: Clock, tmp_path: Path) -> Site:
     store = FailingStore()
     house = House(clock, RelayConfig(name="Square", description="Ours."), store=store)
-    return Site(house, store, Pages(house.config, house.relay.features, store, house.board, tmp_path))
+    return Site(
+        house,
+        store,
+        Pages(house.config, house.relay.features, store, house.board, tmp_path, veil=house.relay.veil),
+    )
 
 
 async def test_the_document_is_for_those_who_ask_for_its_media_type(site: Site) -> None:
@@ -182,7 +186,9 @@ async def test_metrics_are_shown_when_the_database_is_not_there(
 async def test_a_relay_at_another_path_has_nothing_at_the_root(clock: Clock, tmp_path: Path) -> None:
     house = House(clock, RelayConfig(path="/nostr"))
     site = Site(
-        house, FailingStore(), Pages(house.config, house.relay.features, house.store, house.board, tmp_path)
+        house,
+        FailingStore(),
+        Pages(house.config, house.relay.features, house.store, house.board, tmp_path, veil=house.relay.veil),
     )
 
     assert (await site.get("/")).status == 404
@@ -194,7 +200,9 @@ async def test_a_relay_at_another_path_has_nothing_at_the_root(clock: Clock, tmp
 async def test_features_answer_posts_and_whole_folders(clock: Clock, tmp_path: Path) -> None:
     """Over a real socket: bodies are streams."""
     house = House(clock, RelayConfig.model_validate({"limits": {"max_message_bytes": 1024}}), extra=[ECHO])
-    pages = Pages(house.config, house.relay.features, house.store, house.board, tmp_path)
+    pages = Pages(
+        house.config, house.relay.features, house.store, house.board, tmp_path, veil=house.relay.veil
+    )
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         return await pages.answer(request, URL)

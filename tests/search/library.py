@@ -6,6 +6,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from relay.assembly import relay_features, tables_of
+from relay.config import RelayConfig
 from relay.nostr.event import Event
 from relay.nostr.filter import parse_filter
 from relay.search.finding import IndexReader
@@ -15,7 +17,7 @@ from relay.search.searcher import Searcher
 from relay.store.api import Removal, Veil
 from relay.store.sqlite import SqliteStore
 from relay.store.sqlite.reader import SqliteReader
-from tests.events import BOB, Clock, event, write
+from tests.events import BOB, Clock, author, event, write
 
 SEARCHED = frozenset({0, 1, 11, 1068, 30_023, 39_000})
 
@@ -91,7 +93,8 @@ def contents(events: Sequence[Event]) -> list[str]:
 @asynccontextmanager
 async def opened(folder: Path, clock: Clock) -> AsyncIterator[Library]:
     """Open an empty library."""
-    store = await SqliteStore.open(folder / "torv.sqlite3", now=clock)
+    tables = tables_of(relay_features(RelayConfig(), author("the relay itself")))
+    store = await SqliteStore.open(folder / "torv.sqlite3", tables=tables, now=clock)
     try:
         library = Library(folder, store, clock)
         try:

@@ -226,6 +226,8 @@ class Counting:
         records.delete(_due_key(tally.due, poll))
         tally.due = None
         _write_tally(records, poll, tally)
+        if not self._is_public:
+            return KEEP  # since then the settings have made it private
         tags = [["d", poll], *polls.tally_tags(poll, tally.options, tally.result())]
         signed = sign(self._relay_key, created_at=now, kind=kinds.TALLY, tags=tags)
         return Ruling(also=(Write(signed, encode(signed), address=signed.address),))

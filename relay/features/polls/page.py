@@ -17,7 +17,7 @@ from relay.nostr.filter import Filter
 from relay.nostr.nip19 import InvalidEntity, Naddr, Nevent, Note
 from relay.nostr.tags import HEX_64, Address, parse_address, values
 from relay.nostr.work import ID_BITS, difficulty
-from relay.store.api import MAX_SEQ, Seq
+from relay.store.api import MAX_SEQ, Seq, Veil
 
 PATH = "/api/poll/"
 MAX_KEYS_OF_A_SET = 10_000
@@ -73,7 +73,8 @@ class Page:
         now = self._now()
         id_ = _poll_id(name)
         record = self._desk.record(NAME, TALLY + id_)
-        asked = await self._one(Filter(ids=frozenset([id_]), kinds=frozenset([kinds.POLL])), now)
+        named = Filter(ids=frozenset([id_]), kinds=frozenset([kinds.POLL]))
+        asked = await self._one(named, request.veil, now)
         if record is None or asked is None or not (tally := counting.read_tally(record)).is_public:
             raise _Mistake("there is no such poll here", HTTPStatus.NOT_FOUND)
         curation = await self._curation(request)
@@ -85,7 +86,7 @@ class Page:
             authors=frozenset([self._relay_key]),
             tags={"d": frozenset([id_])},
         )
-        signed = await self._one(ended, now)
+        signed = await self._one(ended, request.veil, now)
         labels = [label for _, label in polls.parse_poll(asked).options]
         return {
             "id": id_,
@@ -106,9 +107,9 @@ class Page:
             "tally": None if signed is None else signed._asdict(),
         }
 
-    async def _one(self, wanted: Filter, now: int) -> Event | None:
-        """Return the newest event that matches."""
-        async for page in self._desk.store.scan(wanted.limited(1), upto=Seq(MAX_SEQ), now=now):
+    async def _one(self, wanted: Filter, veil: Veil, now: int) -> Event | None:
+        """Return the newest event that matches and that who asks may see."""
+        async for page in self._desk.store.scan(wanted.limited(1), upto=Seq(MAX_SEQ), now=now, veil=veil):
             for row in page:
                 return row.event()
         return None
@@ -125,7 +126,7 @@ class Page:
             authors=frozenset([address.pubkey]),
             tags={"d": frozenset([address.d])},
         )
-        found = await self._one(wanted, self._now())
+        found = await self._one(wanted, request.veil, self._now())
         if found is None:
             raise _Mistake("this relay does not have that set", HTTPStatus.NOT_FOUND)
         keys = frozenset(filter(HEX_64, values(found.tags, "p")))
