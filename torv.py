@@ -63,6 +63,10 @@ def _check_bridge_can_reach_relay(config: TorvConfig) -> None:
         hint = "Give the relay a fixed port, or set bridge.relay_url."
         problem = "with a bridge, a port is needed that the bridge knows"
         raise ConfigError((Mistake("", "relay.port", problem, hint),))
+    if config.bridge.matrix and config.relay.tls and "relay_url" not in config.bridge.model_fields_set:
+        hint = "Set bridge.relay_url to the wss:// URL that the certificate is for."
+        problem = "with a bridge, TLS takes a URL that the bridge knows"
+        raise ConfigError((Mistake("", "relay.tls", problem, hint),))
 
 
 COMMANDS = {

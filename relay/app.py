@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from relay.engine.jobs import run_jobs
 from relay.engine.relay import Relay
 from relay.logs import start_logging
 from relay.net.board import Board
+from relay.net.certificates import CannotServeTls, Certificates
 from relay.net.server import Server
 from relay.net.workers import CannotStart, Program, Supervisor, bind
 from relay.search.finding import IndexReader
@@ -76,7 +78,9 @@ def serve(
     with locked(data):
         try:
             read_key(data / KEY)
-        except CannotRead as error:
+            if relay.tls is not None:
+                Certificates(relay.tls.certificate, relay.tls.key)
+        except (CannotRead, CannotServeTls) as error:
             raise CannotStart(str(error)) from error
         workers = relay.workers or os.cpu_count() or 1
         sockets = bind(relay.host, relay.port, workers)
@@ -94,8 +98,9 @@ def serve(
         host = f"[{relay.host}]" if ":" in relay.host else relay.host
 
         def on_ready() -> None:
-            announce(relay.url or f"ws://{host}:{port}{relay.path}")
-            announce(f"http://{host}:{port}{relay.path}")
+            s = "" if relay.tls is None else "s"
+            announce(relay.url or f"ws{s}://{host}:{port}{relay.path}")
+            announce(f"http{s}://{host}:{port}{relay.path}")
 
         share()
         asyncio.run(_supervise(groups, on_ready, sockets))
@@ -217,7 +222,10 @@ def _work(
     # Every connection takes a descriptor, and the usual soft limit is 1,024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    uvloop.run(run_worker(settings, listening, board, ready))
+    try:
+        uvloop.run(run_worker(settings, listening, board, ready))
+    except CannotServeTls as error:
+        sys.exit(f"torv worker {settings.process}: {error}")
 
 
 async def _connect(data: Path, stop: asyncio.Event) -> LinkedStore | None:

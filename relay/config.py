@@ -5,6 +5,7 @@ Every field carries its default and the sentence that stands above it in config.
 
 import re
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
@@ -257,6 +258,19 @@ class TimeoutsConfig(Table):
     drain_seconds: float = Field(10, gt=0, description="On SIGTERM: to finish what was begun.")
 
 
+class TlsConfig(Table):
+    """[relay.tls]: TLS without a proxy. New files are in use within seconds, and nobody is disconnected."""
+
+    certificate: Path = Field(
+        description="The certificate with its chain, in PEM.",
+        examples=["/etc/letsencrypt/live/relay.example.com/fullchain.pem"],
+    )
+    key: Path = Field(
+        description="Its key, in PEM without a password; only its owner may read the file.",
+        examples=["/etc/letsencrypt/live/relay.example.com/privkey.pem"],
+    )
+
+
 class RelayConfig(Table):
     """[relay]: the Nostr relay."""
 
@@ -307,6 +321,11 @@ class RelayConfig(Table):
         "x-forwarded-for and forwarded (RFC 7239) are read from the right, up to the first who is no trusted "
         "proxy; x-real-ip holds one address.",
     )
+    compression: bool = Field(
+        False,
+        description="Whether messages are compressed for clients that can read that (permessage-deflate): a "
+        "third less to send, for 10 to 15 µs of processor time with each stored event that is sent.",
+    )
     path: str = Field("/", pattern=r"^/\S*$", description="The path of the relay's endpoint.")
     hyperloglog: bool = Field(
         False,
@@ -326,6 +345,7 @@ class RelayConfig(Table):
     polls: PollsConfig = PollsConfig()
     policies: PoliciesConfig = PoliciesConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    tls: TlsConfig | None = None
 
     @field_validator("announce")
     @classmethod

@@ -133,7 +133,7 @@ def _announced_url(process: subprocess.Popen[bytes], log: Path) -> str:
     printed = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while not (found := re.search(rb"http(://\S+)", printed)) or b"\n" not in printed[found.end() :]:
+        while not (found := re.search(rb"http(s?://\S+)", printed)) or b"\n" not in printed[found.end() :]:
             if not selector.select(START_SECONDS):
                 raise TimeoutError(f"torv serve printed no URL in {START_SECONDS} s: {log.read_text()}")
             chunk = os.read(process.stdout.fileno(), 65_536)

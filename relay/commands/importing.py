@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ import click
 
 from relay.assembly import CannotRead
 from relay.commands.opening import Configuration, data_option, load_for, opened, stop_on_signals
+from relay.commands.results import ends_with, json_option, print_result
 from relay.net.workers import CannotStart
 from relay.settings import config_option
 from relay.store.api import Store, StoreError
@@ -27,11 +29,13 @@ MARKS = "imports.json"
 _MARK_SECONDS = 1.0
 
 
+@ends_with("all lines were taken or left out", "a line was rejected, or the import did not come to its end")
 @click.command("import")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @config_option
 @data_option
 @click.option("--rejects", type=click.Path(path_type=Path), help="Write the rejected lines to this file.")
+@json_option
 @click.pass_context
 def import_(
     context: click.Context,
@@ -39,14 +43,13 @@ def import_(
     config: Path | None,
     data: Path | None,
     rejects: Path | None,
+    as_json: bool,
 ) -> None:
     """Store the events of FILES: JSON lines, plain or compressed with gzip or zstd; - is standard input.
 
     Every id and signature is verified. Events that are there already do no harm. An import that was
     broken off goes on where it stopped when it is started again with the same files. The relay may be
     running meanwhile; its subscribers are not sent what is imported.
-
-    Ends with status 1 if a line was rejected, or the import did not come to its end.
     """
     if not files and sys.stdin.isatty():
         raise click.UsageError("name files to import, or pipe events to standard input")
@@ -57,8 +60,7 @@ def import_(
     except (StoreError, VerifierLost, Unreadable, CannotStart, CannotRead) as error:
         click.echo(f"error: {error}", err=True)
         finished = False
-    for line in report.lines():
-        click.echo(line)
+    print_result(as_json, {"finished": finished, **asdict(report)}, report.lines())
     if not finished:
         click.echo("stopped before the end; with the same files, it will go on from here", err=True)
     sys.exit(0 if finished and not report.rejects else 1)

@@ -14,6 +14,7 @@ from relay.config import RelayConfig
 from relay.engine.admission import Admission
 from relay.engine.desk import Desk
 from relay.engine.feature import Feature
+from relay.engine.followers import Followers
 from relay.engine.limits import Spend
 from relay.engine.relay import Relay
 from relay.net.workers import CannotStart
@@ -57,6 +58,8 @@ async def opened(config: Configuration, *, make: bool) -> AsyncIterator[tuple[St
         features = assembly.relay_features(config.relay, assembly.read_key(config.data / assembly.KEY))
         store = await _open_store(config, features, held)
         try:
+            # Bans and the like are records: without them, rules would judge as if there were none.
+            Followers(store, (one for feature in features for one in feature.followers)).catch_up()
             yield store, Admission(features)
         finally:
             await store.close()

@@ -89,7 +89,8 @@ def url_of(config: RelayConfig) -> str:
         return config.url
     # Who listens on all addresses is reached on its own.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-    return f"ws://{f'[{host}]' if ':' in host else host}:{config.port}{config.path}"
+    scheme = "ws" if config.tls is None else "wss"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}{config.path}"
 
 
 def read_key(path: Path) -> SecretKey:

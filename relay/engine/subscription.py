@@ -19,7 +19,7 @@ from relay.store.api import Seq, Stored
 class LiveEvent:
     """One event on its way to many subscriptions: what their messages share is made once."""
 
-    __slots__ = ("heads", "seq", "tail")
+    __slots__ = ("deflated", "heads", "seq", "tail")
 
     def __init__(self, seq: Seq | None, json: bytes) -> None:
         self.seq = seq
@@ -28,6 +28,8 @@ class LiveEvent:
         """What stands in every EVENT message behind the subscription's prefix."""
         self.heads: dict[int, bytes] = {}
         """For the connections: frame headers by the length of the prefix."""
+        self.deflated: bytes | None = None
+        """For the connections: the tail compressed, once one of them needs it."""
 
     @property
     def json(self) -> bytes:

@@ -4,7 +4,9 @@ What is decided is decided in the write transaction, by two tables: `groups` say
 `timeline` knows the events of each group. What may be shown is decided by each process, from memory.
 """
 
+import asyncio
 from dataclasses import replace
+from functools import partial
 
 from relay.config import RelayConfig
 from relay.engine.feature import (
@@ -18,14 +20,25 @@ from relay.engine.feature import (
     VeilRule,
 )
 from relay.engine.limits import Rate, Spend, counted_as
-from relay.features.groups import state, timeline
+from relay.features.groups import state, timeline, vanishing
 from relay.features.groups.history import Restoring, catch_up
 from relay.features.groups.memory import Memory
 from relay.features.groups.rulings import Judge, Rules
 from relay.features.groups.state import GroupRecords
-from relay.features.groups.vocabulary import CREATE_GROUP, CREATE_INVITE, DELETE_GROUP, MANAGEMENT, NOTICES
+from relay.features.groups.vocabulary import (
+    CREATE_GROUP,
+    CREATE_INVITE,
+    DELETE_GROUP,
+    MANAGEMENT,
+    NOTICES,
+    PUT_USER,
+    REMOVE_USER,
+)
+from relay.features.statements import owned_by_named
+from relay.nostr import kinds
 from relay.nostr.event import Event, decode
 from relay.nostr.filter import Filter
+from relay.nostr.keys import SecretKey
 from relay.nostr.kinds import Retention, retention
 from relay.nostr.reasons import Prefix, Refusal
 from relay.nostr.tags import values
@@ -34,6 +47,11 @@ from relay.store.api import Records, Ruling, Table, Write
 CATCH_UP_SECONDS = 5.0
 """How late the list of a large group's members may be, and what an import says of a group."""
 _REMOVED_AT_ONCE = 500
+_CALLS_AT_ONCE = 20
+_LOOKED_AT_ONCE = 200
+"""Groups in which one key is looked for in one turn: about 2 ms."""
+_STANDINGS = (state.member_key, state.former_key)
+_SAID_OF_PEOPLE = frozenset({PUT_USER, REMOVE_USER})
 _OF_GROUPS = MANAGEMENT | NOTICES
 
 
@@ -64,11 +82,14 @@ def feature(config: RelayConfig, context: Context) -> Feature:
         ),
         effects=(
             OfKinds(_OF_GROUPS.__contains__, name_tables),
-            OfKinds(lambda kind: kind not in _OF_GROUPS, name_tables_of_spoken),
+            OfKinds(_SAID_OF_PEOPLE.__contains__, partial(name_owners, signer=context.key)),
+            OfKinds(kinds.VANISH.__eq__, name_table_of_vanishing),
+            OfKinds(_is_spoken, name_tables_of_spoken),
         ),
         tables=(
-            Table(state.TABLE, Judge(rules).judge, forget=forget, command=publish, followed=True),
-            Table("groups-restored", Restoring(context.key).judge, forget=forget, of=state.TABLE),
+            Table(state.TABLE, Judge(rules).judge, forget=vanishing.forget, command=publish, followed=True),
+            Table("groups-restored", Restoring(context.key).judge, forget=vanishing.forget, of=state.TABLE),
+            Table(vanishing.TABLE, vanishing.judge, of=state.TABLE),
             *timeline.TABLES,
         ),
         followers=(Follower(state.TABLE, memory.changed),),
@@ -94,6 +115,11 @@ def feature(config: RelayConfig, context: Context) -> Feature:
     )
 
 
+def _is_spoken(kind: int) -> bool:
+    # A request to vanish is for the relay, whatever it names besides: no group refuses it.
+    return kind not in _OF_GROUPS and kind != kinds.VANISH
+
+
 def _is_ephemeral(kind: int) -> bool:
     return retention(kind) is Retention.EPHEMERAL
 
@@ -102,6 +128,16 @@ def name_tables(write: Write) -> Write:
     """Let the tables of groups judge what concerns a group itself."""
     names = ("groups", "timeline") if write.live else ("groups-restored", "timeline-restored")
     return replace(write, tables=(*write.tables, *names))
+
+
+def name_owners(write: Write, *, signer: SecretKey) -> Write:
+    """Let what the relay said of people, and an import brings back, go when they vanish."""
+    return owned_by_named(write) if write.event.pubkey == signer.public else write
+
+
+def name_table_of_vanishing(write: Write) -> Write:
+    """Let the groups hear of a request to vanish."""
+    return replace(write, tables=(*write.tables, vanishing.TABLE))
 
 
 def name_tables_of_spoken(write: Write) -> Write:
@@ -149,20 +185,9 @@ def refuse_unwanted(memory: Memory) -> Rule:
     return refuse_ephemeral
 
 
-def forget(event: Event, records: Records) -> None:
-    """Close the invite that a removed event made; nothing else is undone by removing events."""
-    if event.kind != CREATE_INVITE:
-        return
-    known = GroupRecords(records)
-    for id_ in values(event.tags, "h"):
-        group = known.group(id_)
-        for code in values(event.tags, "code"):
-            if group is not None:
-                group = known.take_invite(group, code, event.id)
-
-
 class CatchingUp:
-    """Publishes what imports and large groups have left to say, and removes what deleted groups have left."""
+    """Publishes what imports and large groups have left to say, removes what deleted groups have left, and
+    ends the memberships of who vanishes."""
 
     def __init__(self, memory: Memory, context: Context) -> None:
         self._memory = memory
@@ -170,10 +195,22 @@ class CatchingUp:
 
     async def run(self, now: int) -> None:
         """Do what is due; some of it remains for the next time where it is much."""
+        for key in sorted(self._memory.vanishing):
+            await self._end_memberships(key)
         for id_, is_deleted in self._memory.stale:
             if is_deleted and not await self._remove_some(id_, now):
                 continue
-            await self._desk.command(state.TABLE, id_.encode())
+            for _ in range(_CALLS_AT_ONCE):
+                if await self._desk.command(state.TABLE, id_.encode()) != vanishing.MORE:
+                    break
+
+    async def _end_memberships(self, key: str) -> None:
+        for number, id_ in enumerate(self._memory.ids):
+            if any(self._desk.record(state.TABLE, record(id_, key)) for record in _STANDINGS):
+                await self._desk.command(state.TABLE, f"{id_}\n{key}".encode())
+            elif number % _LOOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await self._desk.command(state.TABLE, f"\n{key}".encode())
 
     async def _remove_some(self, id_: str, now: int) -> bool:
         """Remove events of a deleted group; return whether none is left but the one that deleted it."""

@@ -34,7 +34,8 @@ def needing_a_key(is_needed: Callable[[int], bool]) -> OfKinds[Rule]:
     """Return the rule that takes events of some kinds only from who proved a key."""
 
     def refuse_stranger(event: Event, origin: Origin, now: int) -> Refusal | None:
-        if origin.authenticated:
+        # Nobody sends what is imported.
+        if origin.authenticated or origin.exempt:
             return None
         return Refusal(Prefix.AUTH_REQUIRED, f"kind {event.kind} is taken only from who proved a key")
 

@@ -6,6 +6,8 @@ of its own key. Administrators add members and give roles by NIP-86.
 """
 
 import secrets
+from dataclasses import replace
+from functools import partial
 
 from relay.config import RelayConfig
 from relay.engine.feature import (
@@ -20,21 +22,26 @@ from relay.engine.feature import (
     Rule,
 )
 from relay.features.management import book, commands
+from relay.features.management.book import Book
 from relay.features.management.callers import Staff
 from relay.features.management.invites import NUMBER_BYTES, Invite, encode_invite
 from relay.features.management.memory import Memory
-from relay.features.management.notices import INVITE, JOIN, LEAVE, invitation
+from relay.features.management.notices import INVITE, JOIN, LEAVE, NAMING, invitation, listed
+from relay.features.statements import owned_by_named
 from relay.nostr import kinds
 from relay.nostr.event import Event, PubKey
 from relay.nostr.filter import Filter
+from relay.nostr.keys import SecretKey
 from relay.nostr.reasons import Prefix, Refusal, invalid
 from relay.nostr.tags import first_value
+from relay.store.api import KEEP, Records, Ruling, Table, Write
 
 MAX_CLOCK_SKEW_SECONDS = 600
 """"The event's created_at MUST be now, plus or minus a few minutes"."""
 LIST_SECONDS = 2.0
 """How late the list of many members may be."""
 TIDY_SECONDS = 3_600.0
+VANISHING = "members-vanishing"
 _NOT_MEMBERS = frozenset({JOIN, LEAVE, kinds.VANISH})
 """Kinds that are taken from anybody."""
 
@@ -66,12 +73,36 @@ def feature(config: RelayConfig, context: Context) -> Feature:
         followers=(Follower(book.TABLE, memory.changed),),
         requests={JOIN: joining(context), LEAVE: leaving(context)},
         conjured={INVITE: inviting.invite},
+        effects=(
+            OfKinds(kinds.VANISH.__eq__, name_table),
+            OfKinds(NAMING.__contains__, partial(name_owners, signer=context.key)),
+        ),
+        tables=(Table(VANISHING, partial(forget_who_vanishes, signer=context.key), of=book.TABLE),),
         jobs=(
             Job("list the members", LIST_SECONDS, publish_list),
             Job("forget invites that have ended", TIDY_SECONDS, tidy),
         ),
         limitation={"restricted_writes": True} if members.write else {},
     )
+
+
+def name_table(write: Write) -> Write:
+    """Let the table hear of a request to vanish."""
+    return replace(write, tables=(*write.tables, VANISHING))
+
+
+def name_owners(write: Write, *, signer: SecretKey) -> Write:
+    """Let what the relay said of a member, and an import brings back, go when that member vanishes."""
+    return owned_by_named(write) if write.event.pubkey == signer.public else write
+
+
+def forget_who_vanishes(event: Event, records: Records, now: int, *, signer: SecretKey) -> Ruling:
+    """End the membership of who vanishes (NIP-62), roles and all; its invites end too, see `Commands`.
+
+    Only the new list tells of it: an event that says who has left would name them for ever.
+    """
+    known = Book(records)
+    return Ruling(also=listed(known, signer, now)) if known.vanish(event.pubkey, event.created_at) else KEEP
 
 
 def refuse_old_request(event: Event, origin: Origin, now: int) -> Refusal | None:
@@ -153,7 +184,7 @@ class Inviting:
         if by is None:
             return []
         number = secrets.token_bytes(NUMBER_BYTES)
-        code = encode_invite(Invite(now + self._seconds, self._uses, by, number), self._key)
+        code = encode_invite(Invite(now, now + self._seconds, self._uses, by, number), self._key)
         return [invitation(code, self._key, now)]
 
     def _inviter(self, origin: Origin) -> PubKey | None:

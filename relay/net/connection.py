@@ -15,8 +15,9 @@ from relay.engine.limits import Rate
 from relay.engine.relay import Relay
 from relay.engine.subscription import LiveEvent, Subscription
 from relay.net.board import Board, Bucket, Counter
+from relay.net.deflate import Frames, inflate
 from relay.net.eager import begin
-from relay.net.frames import accepted_frame, add_stored_frames, live_frames, text_frame
+from relay.net.frames import accepted_frame
 from relay.net.incoming import Broken
 from relay.net.outbox import Outbox
 from relay.net.reconciling import Reconciling
@@ -72,6 +73,7 @@ class Connection:
 
     __slots__ = (
         "_board",
+        "_frames",
         "_is_lost",
         "_large_ones",
         "_last_heard",
@@ -108,11 +110,13 @@ class Connection:
         exempt: frozenset[PubKey],
         on_lost: "Callable[[Connection], None]",
         large_ones: asyncio.Lock,
+        frames: Frames,
     ) -> None:
         """Greet the client, and serve it until it goes or is sent away; then call `on_lost`.
 
         `slot` is the address's place on the board; `spawn` starts tasks that the server owns. `exempt` keys,
-        once proved, are not bound by per-address limits. All connections of a process share `large_ones`.
+        once proved, are not bound by per-address limits. All connections of a process share `large_ones`, and
+        `frames` with those that agreed on the same compression.
         """
         self.number = number
         self.slot = slot
@@ -124,6 +128,7 @@ class Connection:
         self._spawn = spawn
         self._on_lost = on_lost
         self._large_ones = large_ones
+        self._frames = frames
         self._is_lost = False
         events, requests = Rate(limits.events_per_minute), Rate(limits.requests_per_minute)
         self._session = Session(
@@ -160,8 +165,7 @@ class Connection:
         if self._stopping:
             return
         if len(text) > LARGE_BYTES:
-            self._socket.hold()
-            self._spawn(self._take_large(text))
+            self._take_later(lambda: text)
             return
         try:
             self._act_on(text)
@@ -170,6 +174,15 @@ class Connection:
         if self._has_to_wait:
             self._socket.hold()
             self._spawn(self._wait())
+
+    def take_deflated(self, text: bytes) -> None:
+        """Take one message as `take` does, inflated. Raises Broken."""
+        small = inflate(text, LARGE_BYTES) if len(text) <= LARGE_BYTES else None
+        if small is not None:
+            self.take(small)
+        elif not self._stopping:
+            # A few bytes that become very many wait for their turn as messages do that are long already.
+            self._take_later(partial(self._inflate, text))
 
     def take_binary(self) -> None:
         """Tell the client that we do not understand."""
@@ -234,7 +247,7 @@ class Connection:
 
     def deliver(self, subscription: Subscription, events: Sequence[LiveEvent]) -> None:
         """Queue live events."""
-        self._outbox.push(live_frames(subscription.prefix, events), subscription)
+        self._outbox.push(self._frames.live(subscription.prefix, events), subscription)
         self._board.add(Counter.LIVE_SENT, len(events))
         if self._outbox.is_over:
             self.end_slow(subscription)
@@ -305,15 +318,30 @@ class Connection:
         self._board.add(Counter.EVENTS_DUPLICATE if accepted else Counter.EVENTS_REFUSED)
         self._send(Ok(event_id, accepted, reason))
 
-    async def _take_large(self, text: bytes) -> None:
+    def _inflate(self, text: bytes) -> bytes:
+        most = self._settings.limits.max_message_bytes
+        inflated = inflate(text, most)
+        if inflated is None:
+            raise Broken(CloseCode.MESSAGE_TOO_BIG, f"a message has at most {most} bytes")
+        return inflated
+
+    def _take_later(self, text: Callable[[], bytes]) -> None:
+        self._last_heard = monotonic()
+        self._socket.hold()
+        self._spawn(self._take_large(text))
+
+    async def _take_large(self, text: Callable[[], bytes]) -> None:
         # An asyncio lock is fair: clients with much to say take turns.
         async with self._large_ones:
             if self._is_lost or self._stopping:
                 return
             try:
-                self._act_on(text)
+                self._act_on(text())
             except NotText:
                 self._socket.fail(CloseCode.INVALID_DATA, b"not UTF-8")
+                return
+            except Broken as error:
+                self._socket.fail(error.code, error.reason.encode())
                 return
             except Exception:
                 log.exception("taking a message failed; closing the connection", connection=self.number)
@@ -386,7 +414,7 @@ class Connection:
         try:
             await self._relay.draw_line(subscription)
             async for page in self._relay.stored(subscription):
-                size += add_stored_frames(pieces, prefix, page)
+                size += self._frames.add_stored(pieces, prefix, page)
                 rows += len(page)
                 if size >= CHUNK_BYTES:
                     self._outbox.push(b"".join(pieces), subscription)
@@ -399,8 +427,8 @@ class Connection:
             return
         self._board.add(Counter.STORED_SENT, rows)
         hints = _HINTS[subscription.is_complete]
-        pieces.append(text_frame(encode_relay_message(Eose(subscription.name, hints))))
-        pieces.append(live_frames(prefix, subscription.go_live()))
+        pieces.append(self._frames.text(encode_relay_message(Eose(subscription.name, hints))))
+        pieces.append(self._frames.live(prefix, subscription.go_live()))
         self._outbox.push(b"".join(pieces), subscription)
 
     async def _send_count(self, name: str, filters: list[Filter]) -> None:
@@ -441,4 +469,4 @@ class Connection:
         self._send(Closed(name, reason))
 
     def _send(self, message: RelayMessage) -> None:
-        self._outbox.push(text_frame(encode_relay_message(message)))
+        self._outbox.push(self._frames.text(encode_relay_message(message)))

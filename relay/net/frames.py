@@ -13,7 +13,7 @@ PING = b"\x89\x00"
 
 def text_frame(payload: bytes) -> bytes:
     """Return one unfragmented, uncompressed text frame."""
-    return _header(len(payload)) + payload
+    return header(len(payload)) + payload
 
 
 def pong_frame(payload: bytes) -> bytes:
@@ -40,7 +40,7 @@ def add_stored_frames(pieces: list[bytes], prefix: bytes, rows: Iterable[Stored]
     for _, _, json in rows:
         length = len(json) + more
         # Nearly every event is of the middle size: its header is made in place.
-        head = _middle(_TEXT, 0x7E, length) if 125 < length < 65_536 else _header(length)
+        head = _middle(_TEXT, 0x7E, length) if 125 < length < 65_536 else header(length)
         pieces += (head, prefix, json, b"]")
         size += len(head) + length
     return size
@@ -56,14 +56,15 @@ def live_frames(prefix: bytes, events: Sequence[LiveEvent]) -> bytes:
     for event in events:
         head = event.heads.get(length)
         if head is None:
-            head = event.heads[length] = _header(length + len(event.tail))
+            head = event.heads[length] = header(length + len(event.tail))
         pieces += (head, prefix, event.tail)
     return b"".join(pieces)
 
 
-def _header(length: int) -> bytes:
+def header(length: int, first: int = _TEXT) -> bytes:
+    """Return the header of a frame with a payload of this length; `first` is its first byte."""
     if length < 126:
-        return bytes((_TEXT, length))
+        return bytes((first, length))
     if length < 65_536:
-        return _middle(_TEXT, 0x7E, length)
-    return b"\x81\x7f" + length.to_bytes(8, "big")
+        return _middle(first, 0x7E, length)
+    return b"%c\x7f%b" % (first, length.to_bytes(8, "big"))

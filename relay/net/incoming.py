@@ -12,6 +12,8 @@ try:
 except ImportError:  # no wheel for this platform
     from websockets.utils import apply_mask
 
+DEFLATED = 0x40
+"""The bit that permessage-deflate gives a meaning (RFC 7692, section 6): RSV1 of a frame's first byte."""
 _CONTROL = 0x08
 _WHOLE_TEXT = 0x80 | Opcode.TEXT
 _LONGEST_CONTROL = 125
@@ -33,9 +35,11 @@ class Incoming:
     compiled reader, which takes 1.5 kB for each connection and hands messages over before they are wanted.
     """
 
-    __slots__ = ("_at", "_bytes", "_max_message_bytes", "_needed", "_opcode", "_parts")
+    __slots__ = ("_at", "_bytes", "_deflates", "_max_message_bytes", "_needed", "_opcode", "_parts")
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, *, deflates: bool = False) -> None:
+        """`deflates`: permessage-deflate was agreed on."""
+        self._deflates = deflates
         self._max_message_bytes = max_message_bytes
         self._bytes: bytes | bytearray = b""
         self._at = 0
@@ -43,7 +47,7 @@ class Incoming:
         """How many bytes must be there before it is worth looking at them again."""
         self._parts: bytearray | None = None
         """The message that has begun and goes on in later frames."""
-        self._opcode = Opcode.CONT
+        self._opcode = int(Opcode.CONT)
 
     def feed(self, data: bytes) -> None:
         """Take what was read from the socket."""
@@ -67,6 +71,7 @@ class Incoming:
         """Return the next (opcode, payload), or None while its last byte has not come. Raises Broken.
 
         A fragment that does not end its message comes as (`Opcode.CONT`, b""), so that no call takes long.
+        The opcode of a compressed message has `DEFLATED` added.
         """
         data, at = self._bytes, self._at
         there = len(data) - at
@@ -101,8 +106,11 @@ class Incoming:
 
     def _check(self, first: int, length: int) -> None:
         opcode = first & 0x0F
-        if first & 0x70:
-            raise Broken(CloseCode.PROTOCOL_ERROR, "no extension was agreed on")
+        # "An endpoint MUST NOT set the Per-Message Compressed bit of control frames and non-first fragments".
+        if first & 0x70 and not (
+            self._deflates and first & 0x70 == DEFLATED and opcode in (Opcode.TEXT, Opcode.BINARY)
+        ):
+            raise Broken(CloseCode.PROTOCOL_ERROR, "no extension was agreed on that means this")
         if opcode & _CONTROL:
             if opcode > Opcode.PONG:
                 raise Broken(CloseCode.PROTOCOL_ERROR, f"unknown opcode {opcode}")
@@ -114,13 +122,13 @@ class Incoming:
             raise Broken(CloseCode.PROTOCOL_ERROR, "the fragments of one message follow each other")
 
     def _assemble(self, first: int, payload: bytes) -> tuple[int, bytes]:
-        opcode, ends = first & 0x0F, first & 0x80
+        opcode, ends = first & (0x0F | DEFLATED), first & 0x80
         if opcode & _CONTROL:
             return opcode, payload
         if self._parts is None:
             if ends:
                 return opcode, payload
-            self._opcode, self._parts = Opcode(opcode), bytearray(payload)
+            self._opcode, self._parts = opcode, bytearray(payload)
             return Opcode.CONT, b""
         self._parts += payload
         if not ends:

@@ -18,10 +18,12 @@ from relay.engine.feature import Origin
 from relay.engine.limits import counted_as
 from relay.engine.relay import Relay
 from relay.net.board import Board, Counter
+from relay.net.certificates import Certificates
 from relay.net.connection import Connection
+from relay.net.deflate import PLAIN, Deflater, InvalidExtensions, negotiate
 from relay.net.http import Pages
 from relay.net.proxies import Proxies, Visitor
-from relay.net.websocket import HandedOver, take_over, upgrade_mistake
+from relay.net.websocket import CLOSING_SECONDS, HandedOver, take_over, upgrade_mistake
 from relay.nostr.event import PubKey
 from relay.store.api import StoreError
 
@@ -57,6 +59,7 @@ class Server:
     """Serves one relay on listening sockets that somebody else bound."""
 
     def __init__(self, relay: Relay, settings: RelayConfig, board: Board, data: Path) -> None:
+        """Raises CannotServeTls."""
         self._relay = relay
         self._settings = settings
         self._board = board
@@ -77,6 +80,9 @@ class Server:
         self._numbers = itertools.count(1)
         self._tasks: asyncio.TaskGroup | None = None
         self._exempt = frozenset(map(PubKey, settings.trust_bridge_keys))
+        self._deflater = Deflater() if settings.compression else None
+        tls = settings.tls
+        self._certificates = Certificates(tls.certificate, tls.key) if tls is not None else None
         self._proxies = Proxies.of(settings.trusted_proxies, settings.proxy_header)
 
     async def run(self, sockets: Sequence[socket.socket], stop: asyncio.Event, ready: asyncio.Event) -> None:
@@ -86,7 +92,20 @@ class Server:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             caring = tasks.create_task(self._look_after())
-            listeners = [await loop.create_server(http, sock=s, backlog=4096) for s in sockets]
+            tls = self._certificates
+            listeners = [
+                await loop.create_server(
+                    http,
+                    sock=one,
+                    backlog=4096,
+                    ssl=None if tls is None else tls.context,
+                    ssl_handshake_timeout=(
+                        None if tls is None else self._settings.timeouts.handshake_seconds
+                    ),
+                    ssl_shutdown_timeout=None if tls is None else CLOSING_SECONDS,
+                )
+                for one in sockets
+            ]
             ready.set()
             await stop.wait()
             for listener in listeners:
@@ -107,7 +126,9 @@ class Server:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self._awaited.pop(request.protocol, None)
-        visitor = self._proxies.visitor(request.remote or "", request.host, request.headers)
+        visitor = self._proxies.visitor(
+            request.remote or "", request.host, request.headers, over_tls=self._certificates is not None
+        )
         scheme = "wss" if visitor.is_secure else "ws"
         url = self._settings.url or f"{scheme}://{visitor.host}{self._settings.path}"
         if request.headers.get("Upgrade", "").lower() != "websocket":
@@ -124,6 +145,11 @@ class Server:
         mistake = upgrade_mistake(request)
         if mistake is not None:
             return web.Response(status=400, text=f"{mistake}\n", headers={"Sec-WebSocket-Version": "13"})
+        try:
+            offers = request.headers.getall("Sec-WebSocket-Extensions", ())
+            agreed = negotiate(offers) if self._deflater is not None else None
+        except InvalidExtensions as error:
+            return web.Response(status=400, text=f"{error}\n")
         address = visitor.address
         self._catch_up()
         if self._relay.turns_away(address):
@@ -133,7 +159,7 @@ class Server:
             self._board.add(Counter.CONNECTIONS_REFUSED)
             return web.Response(status=429, text="too many connections from your address\n")
         try:
-            socket = take_over(request, self._settings.limits.max_message_bytes)
+            socket = take_over(request, self._settings.limits.max_message_bytes, extensions=agreed)
         except ConnectionError:
             self._board.disconnect(slot)
             raise
@@ -152,6 +178,7 @@ class Server:
                 self._exempt,
                 self._forget,
                 self._large_ones,
+                PLAIN if agreed is None or self._deflater is None else self._deflater.frames,
             )
         )
         return HandedOver()
@@ -186,6 +213,8 @@ class Server:
             await asyncio.sleep(pause)
             now = monotonic()
             self._catch_up()
+            if self._certificates is not None:
+                self._certificates.look_after()
             for number, connection in enumerate(tuple(self._connections), 1):
                 if self._relay.turns_away(connection.origin.address):
                     connection.shut(CloseCode.POLICY_VIOLATION, b"blocked")

@@ -17,7 +17,7 @@ from websockets.frames import CloseCode, Opcode
 from websockets.utils import accept_key
 
 from relay.net.frames import PING, close_frame, pong_frame
-from relay.net.incoming import Broken, Incoming, parse_goodbye
+from relay.net.incoming import DEFLATED, Broken, Incoming, parse_goodbye
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,9 @@ class Talker(Protocol):
 
     def take(self, text: bytes) -> None:
         """Take a text message, in UTF-8 if the client keeps to RFC 6455. Raises Broken."""
+
+    def take_deflated(self, text: bytes) -> None:
+        """Take a text message that is compressed still. Raises Broken."""
 
     def take_binary(self) -> None:
         """A binary message came."""
@@ -69,14 +72,19 @@ class WebSocket(asyncio.Protocol):
         "_talker",
         "_transport",
         "_turn",
+        "deflates",
         "is_full",
     )
 
-    def __init__(self, transport: asyncio.Transport, max_message_bytes: int) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, max_message_bytes: int, *, deflates: bool = False
+    ) -> None:
+        self.deflates = deflates
+        """Whether both sides may send compressed messages."""
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._talker: Talker | None = None
-        self._incoming: Incoming | None = Incoming(max_message_bytes)
+        self._incoming: Incoming | None = Incoming(max_message_bytes, deflates=deflates)
         """None after a mistake: the bytes that follow make no sense."""
         self._turn: asyncio.Handle | None = None
         """The turn at which what was read already is taken."""
@@ -187,7 +195,9 @@ class WebSocket(asyncio.Protocol):
             talker.take(payload)
         elif opcode == Opcode.PING:
             talker.answer_ping(pong_frame(payload))
-        elif opcode == Opcode.BINARY:
+        elif opcode == Opcode.TEXT | DEFLATED:
+            talker.take_deflated(payload)
+        elif opcode & ~DEFLATED == Opcode.BINARY:
             talker.take_binary()
 
     def _take_turn_later(self) -> None:
@@ -275,7 +285,8 @@ class WebSocket(asyncio.Protocol):
         # closing now would reset the connection, and the reset would overtake the goodbye.
         self._incoming = None
         self._resume()
-        if not self._transport.is_closing():
+        # TLS has no end in one direction; there the client closes, or is cut after a while.
+        if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
 
 
@@ -321,21 +332,28 @@ def upgrade_mistake(request: web.BaseRequest) -> str | None:
     return None if len(key) == 16 else "Sec-WebSocket-Key holds 16 bytes in base64"
 
 
-def take_over(request: web.BaseRequest, max_message_bytes: int) -> WebSocket:
+def take_over(
+    request: web.BaseRequest, max_message_bytes: int, *, extensions: str | None = None
+) -> WebSocket:
     """Answer a right request for a WebSocket and take its transport from aiohttp.
 
-    The caller calls `talk`, and returns `HandedOver` to aiohttp. Raises ConnectionResetError.
+    `extensions` is what was agreed on, which can be permessage-deflate only. The caller calls `talk`, and
+    returns `HandedOver` to aiohttp. Raises ConnectionResetError.
     """
     handler, transport = request.protocol, request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client is gone")
     transport.write(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_key(request.headers["Sec-WebSocket-Key"]).encode()
+        b"Sec-WebSocket-Accept: %b\r\n%b\r\n"
+        % (
+            accept_key(request.headers["Sec-WebSocket-Key"]).encode(),
+            b"" if extensions is None else b"Sec-WebSocket-Extensions: %b\r\n" % extensions.encode(),
+        )
     )
     early = _Early()
     handler.set_parser(early)  # type: ignore[arg-type]
-    socket = WebSocket(transport, max_message_bytes)
+    socket = WebSocket(transport, max_message_bytes, deflates=extensions is not None)
     socket.is_full = handler.writing_paused
     transport.set_protocol(socket)
     # aiohttp must believe that the client is gone, to forget it, and must not close what it has lost.

@@ -337,5 +337,12 @@ class Store(Protocol):
     async def sweep(self, now: int) -> int:
         """Remove what has expired; how many."""
 
+    async def remove(self, ids: Sequence[EventId], *, barred: bool = False) -> int:
+        """Remove events by the operator's authority, whoever owns them; return how many were stored.
+
+        `barred`: none of the ids is ever stored again, whether or not it was. Many ids take many
+        transactions, between which others write; what was removed before a StoreError stays removed.
+        """
+
     async def close(self) -> None:
         """Finish what was begun, checkpoint, and let go of the files."""

@@ -69,6 +69,7 @@ class MemoryStore:
         self._holders: dict[Address, EventId] = {}
         self._head = Seq(0)
         self._removed_events: set[tuple[EventId, PubKey]] = set()
+        self._barred: set[EventId] = set()
         self._removed_addresses: dict[Address, int] = {}
         """Address → until, unix seconds, inclusive."""
         self._removed_owners: dict[PubKey, int] = {}
@@ -113,6 +114,8 @@ class MemoryStore:
         event, address = write.event, write.address
         if event.id in self._rows:
             return Outcome.DUPLICATE, ()
+        if event.id in self._barred:
+            return Outcome.DELETED, ()
         owners = tuple(_owners(write))
         if not write.is_final and any((event.id, owner) in self._removed_events for owner in owners):
             return Outcome.DELETED, ()
@@ -289,6 +292,15 @@ class MemoryStore:
         for row in expired:
             self._forget(row)
         return len(expired)
+
+    async def remove(self, ids: Sequence[EventId], *, barred: bool = False) -> int:
+        """See `Store.remove`."""
+        if barred:
+            self._barred.update(ids)
+        rows = [self._rows[id_] for id_ in dict.fromkeys(ids) if id_ in self._rows]
+        for row in rows:
+            self._forget(row)
+        return len(rows)
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -15,7 +15,7 @@ from relay.engine.feature import Origin
 from relay.features.nip40 import expires_at
 from relay.nostr.event import Event, decode
 from relay.nostr.kinds import Retention, retention
-from relay.nostr.reasons import Refusal
+from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Outcome, Store, Write
 from relay.transfer.report import Report
 from relay.transfer.source import Chunk, Source, Unreadable
@@ -32,7 +32,7 @@ class _Refused:
     index: int
     reason: str
     is_wrong: bool
-    """False: a right event that a relay does not keep."""
+    """False: a right event that this relay does not keep, such as a banned key's."""
 
 
 class Importer:
@@ -161,7 +161,8 @@ def _sort_out(
             # event (NIP-70) is welcome from a backup.
             refusal = admission.before_signature(event, _ORIGIN, now)
             if refusal is not None:
-                refused.append(_Refused(index, refusal.text, is_wrong=True))
+                is_wrong = refusal.prefix is not Prefix.BLOCKED
+                refused.append(_Refused(index, refusal.text, is_wrong=is_wrong))
             else:
                 writes.append(admission.effects(event, verdict, live=False))
                 indexes.append(index)

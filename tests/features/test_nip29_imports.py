@@ -81,7 +81,9 @@ async def test_a_group_that_lives_here_is_not_changed_by_imports(house: House) -
     group = Group(await house.connect())
     await group.do(BOB, 9007)
 
-    assert await imported(house, HISTORY) == [Outcome.STORED] * len(HISTORY)
+    # Nor is its history, by which others know what it is.
+    lives = Refusal(Prefix.BLOCKED, "the group lives here: imports do not change it")
+    assert await imported(house, HISTORY) == [*[lives] * 7, Outcome.STORED, *[lives] * 5]
     await catch_up(house)
 
     assert await group.roles() == {"bob": ["owner"]}
@@ -118,6 +120,47 @@ async def test_a_deleted_group_stays_deleted(house: House) -> None:
     group = Group(await house.connect())
     assert await group.notice(39000) is None
     assert await group.refusal(ALICE, 9) == "blocked: this group was deleted; its id is not used again"
+
+
+async def test_nothing_of_a_deleted_group_comes_back(house: House) -> None:
+    group = Group(await house.connect())
+    await group.do(ALICE, 9007)
+    await group.do(ALICE, 9002, ["private"])
+    await group.do(ALICE, 9, content="secret")
+    head = await house.store.head()
+    backup = [decode(json) async for page in house.store.dump(upto=head, now=NOW) for json in page]
+    await group.do(ALICE, 9008)
+    for _ in range(2):
+        await catch_up(house)
+
+    deleted = Refusal(Prefix.BLOCKED, "this group was deleted; its id is not used again")
+    spoken = [one for one in backup if any(tag[0] == "h" for tag in one.tags)]
+    assert await imported(house, spoken) == [deleted] * len(spoken)
+
+    assert await group.client.find({"#h": ["pizza"], "kinds": [9]}) == []
+
+
+async def test_what_was_deleted_from_a_group_does_not_come_back(house: House) -> None:
+    group = Group(await house.connect())
+    await group.do(ALICE, 9007)
+    rude = sent(BOB, 9, content="rude")
+    await group.client.publish(rude)
+    await group.do(ALICE, 9005, ["e", rude.id])
+
+    assert await imported(house, [rude]) == [Refusal(Prefix.BLOCKED, "this event was deleted from its group")]
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+async def test_deletions_from_a_group_are_restored_too(house: House, is_first: bool) -> None:
+    hello, joined = HISTORY[7], HISTORY[5]
+    deletion = sent(ALICE, 9005, ["e", hello.id], ["e", joined.id], ["e", "none"], at=NOW - 100)
+
+    await imported(house, [deletion, *HISTORY] if is_first else [*HISTORY, deletion])
+
+    alice = await house.connect()
+    await alice.authenticate(ALICE, NOW)
+    assert await alice.find({"kinds": [9]}) == []
+    assert len(await events(alice, {"kinds": [9021]})) == (0 if is_first else 1)
 
 
 async def test_subgroups_are_restored(house: House) -> None:

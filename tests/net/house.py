@@ -22,6 +22,8 @@ from relay.engine.relay import Relay
 from relay.features.management.book import membership
 from relay.net.board import Board
 from relay.net.connection import Connection
+from relay.net.deflate import PLAIN, Deflater, inflate
+from relay.net.incoming import DEFLATED
 from relay.net.websocket import WebSocket
 from relay.nostr.event import Event, PubKey
 from relay.nostr.keys import SecretKey
@@ -116,6 +118,9 @@ class Wire(asyncio.Transport):
                 case 10:
                     self.pongs.append(payload)
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.ended = True
 
@@ -147,9 +152,9 @@ class Wire(asyncio.Transport):
 class Client:
     """One connection, from the client's side."""
 
-    def __init__(self, house: "House", address: str, url: str) -> None:
+    def __init__(self, house: "House", address: str, url: str, deflates: bool = False) -> None:
         self.wire = Wire()
-        socket = WebSocket(self.wire, house.config.limits.max_message_bytes)
+        socket = WebSocket(self.wire, house.config.limits.max_message_bytes, deflates=deflates)
         self.wire.set_protocol(socket)
         self.connection = Connection(
             1,
@@ -163,6 +168,7 @@ class Client:
             frozenset(map(PubKey, house.config.trust_bridge_keys)),
             house.forget,
             house.large_ones,
+            house.deflater.frames if deflates else PLAIN,
         )
         house.clients.append(self)
         self.challenge = ""
@@ -322,6 +328,7 @@ class House:
         )
         self.clients: list[Client] = []
         self.large_ones = asyncio.Lock()
+        self.deflater = Deflater()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
 
@@ -342,9 +349,9 @@ class House:
         # A task that failed is a bug, whatever the test looked at.
         assert self._failures == []
 
-    async def connect(self, address: str = ADDRESS, *, url: str = URL) -> Client:
-        """Return a client that has heard its challenge."""
-        client = Client(self, address, url)
+    async def connect(self, address: str = ADDRESS, *, url: str = URL, deflates: bool = False) -> Client:
+        """Return a client that has heard its challenge; `deflates`: both sides may compress messages."""
+        client = Client(self, address, url, deflates)
         name, client.challenge = await client.receive()
         assert name == "AUTH"
         return client
@@ -378,17 +385,22 @@ def payloads(data: bytes) -> list[bytes]:
 
 
 def frames(data: bytes) -> list[tuple[int, bytes]]:
-    """Split bytes into the (opcode, payload) of the whole, unmasked frames that they must be."""
+    """Split bytes into the (opcode, payload) of the whole, unmasked frames that they must be; inflated."""
     found = []
     while data:
-        assert data[0] & 0xF0 == 0x80, "not a whole frame"
+        assert data[0] & 0xB0 == 0x80, "not a whole frame"
         length, start = data[1], 2
         if length == 126:
             length, start = int.from_bytes(data[2:4], "big"), 4
         elif length == 127:
             length, start = int.from_bytes(data[2:10], "big"), 10
         assert len(data) >= start + length, "a frame is cut"
-        found.append((data[0] & 0x0F, data[start : start + length]))
+        payload = data[start : start + length]
+        if data[0] & DEFLATED:
+            said = inflate(payload, 2**24)
+            assert said is not None
+            payload = said
+        found.append((data[0] & 0x0F, payload))
         data = data[start + length :]
     return found
 

@@ -582,6 +582,61 @@ async def test_sweep_removes_more_than_one_slice_holds(store: Store) -> None:
     assert await count(store, EVERYTHING) == 1
 
 
+async def test_the_operator_removes_events_of_anybody(store: Store) -> None:
+    kept, mine, unowned = note(ALICE, "kept"), note(ALICE, "mine"), note(BOB, "unowned")
+    final = event(CAROL, kinds.DELETION, "final")
+    await keep(store, write(kept), write(mine), write(unowned, owners=()), write(final, is_final=True))
+
+    assert await store.remove([mine.id, unowned.id, final.id, mine.id, note(DAVE, "unknown").id]) == 3
+    assert await store.remove([mine.id]) == 0
+
+    assert await found(store) == ["kept"]
+    assert await count(store, EVERYTHING) == 1
+    assert await store.known([kept.id, mine.id, unowned.id, final.id]) == {kept.id}
+
+
+async def test_what_the_operator_removed_may_come_again_unless_it_is_barred(store: Store) -> None:
+    again, barred = note(ALICE, "again"), note(ALICE, "barred")
+    final = event(CAROL, kinds.DELETION, "final")
+    await keep(store, write(again), write(barred), write(final, is_final=True))
+
+    await store.remove([again.id])
+    await store.remove([barred.id, final.id], barred=True)
+
+    outcomes = await keep(store, write(again), write(barred), write(final, is_final=True))
+    assert outcomes == ["STORED", "DELETED", "DELETED"]
+    assert await found(store) == ["again"]
+
+
+async def test_an_event_may_be_barred_before_it_comes(store: Store) -> None:
+    unwelcome = note(ALICE, "unwelcome")
+
+    assert await store.remove([unwelcome.id], barred=True) == 0
+    assert await store.remove([unwelcome.id], barred=True) == 0
+
+    assert await keep(store, write(unwelcome)) == ["DELETED"]
+
+
+async def test_a_removed_holder_leaves_its_address_to_older_versions(store: Store) -> None:
+    older, newer = profile("older", created_at=NOW), profile("newer", created_at=NOW + 1)
+    await keep(store, write(newer))
+
+    await store.remove([newer.id])
+
+    assert await keep(store, write(older)) == ["STORED"]
+    assert await keep(store, write(newer)) == ["STORED"]
+    assert await found(store) == ["newer"]
+
+
+async def test_the_operator_removes_more_than_one_slice_holds(store: Store) -> None:
+    await keep(store, *(write(one) for one in FLOOD), write(note(BOB, "lasting")))
+
+    assert await store.remove([one.id for one in FLOOD]) == 1_200
+
+    assert await found(store) == ["lasting"]
+    assert await count(store, EVERYTHING) == 1
+
+
 async def test_a_swept_event_may_come_back(store: Store) -> None:
     fleeting = note(ALICE, "fleeting")
     await keep(store, write(fleeting, expires_at=FAR))

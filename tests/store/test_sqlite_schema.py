@@ -97,7 +97,11 @@ def test_migrating_again_changes_nothing(database: Path) -> None:
     before = applied()
     SqliteWriter(database).close()
 
-    assert [row[2] for row in before] == ["0001_events_and_postings", "0002_tables_and_owners"]
+    assert [row[2] for row in before] == [
+        "0001_events_and_postings",
+        "0002_tables_and_owners",
+        "0003_removals",
+    ]
     assert applied() == before
 
 

@@ -45,6 +45,15 @@ async def test_an_event_that_came_before_is_not_judged_again(store: Store) -> No
     assert counted(store) == {"tea": 1}
 
 
+async def test_what_the_operator_removes_is_not_counted_any_more(store: Store) -> None:
+    first = vote(ALICE, "tea")
+    await store.write([first, vote(BOB, "tea")])
+
+    await store.remove([first.event.id])
+
+    assert counted(store) == {"tea": 1}
+
+
 async def test_a_refused_event_leaves_nothing_behind(store: Store) -> None:
     await store.write([vote(ALICE, "tea")])
     refusal, kept = await store.write([vote(BOB, "tea", "refuse"), vote(CAROL, "tea")])

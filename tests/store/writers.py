@@ -21,7 +21,15 @@ from relay.store.writer_process import run_until_terminated
 from tests.store.tables import TABLES
 
 # So small that a few events run through all tiers, and every purge takes several slices.
-TINY = Tuning(tail_rows=64, middle_rows=256, hot_rows=4, dead_postings=32, slice_rows=16)
+TINY = Tuning(
+    tail_rows=64,
+    middle_rows=256,
+    hot_rows=4,
+    dead_postings=32,
+    slice_rows=16,
+    free_pages=64,
+    given_back=16,
+)
 
 
 class Writers:

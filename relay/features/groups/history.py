@@ -1,23 +1,25 @@
 """Groups that are imported: restored from a backup, moved here from another relay, or forked.
 
 An operator who imports a file vouches for it: what it holds was accepted by the relay that kept the
-group, so nothing is refused, and nobody's role is asked for. Its order does not matter either; of
-what contradicts itself the latest counts. A group that lives here already is not changed by imports.
+group, so nobody's role is asked for. Its order does not matter either; of what contradicts itself the
+latest counts. A group that lives here already is not changed by imports, and one that was deleted here
+stays so: nothing of it comes back.
 """
 
 from dataclasses import dataclass, replace
 
-from relay.features.groups import metadata, vocabulary
+from relay.features.groups import metadata, vanishing, vocabulary
 from relay.features.groups.notices import Notices
-from relay.features.groups.rulings import deleted, is_good_code
+from relay.features.groups.rulings import DELETED, deleted, is_good_code
 from relay.features.groups.state import Group, GroupRecords, Membership, is_good_id
-from relay.features.groups.vocabulary import JOIN, MODERATION, NOTICES, PUT_USER
+from relay.features.groups.vocabulary import DELETE_GROUP, MANAGEMENT, NOTICES, PUT_USER
 from relay.nostr.event import Event
 from relay.nostr.keys import SecretKey
 from relay.nostr.reasons import Prefix, Refusal
-from relay.nostr.tags import HEX_64, first_value, parse_address
+from relay.nostr.tags import HEX_64, first_value, parse_address, values
 from relay.store.api import KEEP, Records, Ruling
 
+_LIVES = Refusal(Prefix.BLOCKED, "the group lives here: imports do not change it")
 _ANOTHERS = Refusal(Prefix.BLOCKED, "what another relay knows of its groups")
 
 
@@ -33,15 +35,21 @@ class Restoring:
         state = GroupRecords(records)
         if event.kind in NOTICES:
             return self._take_notice(event, state)
+        for named in values(event.tags, "h"):
+            known = state.group(named)
+            if known is not None and known.is_deleted and event.kind != DELETE_GROUP:
+                return DELETED
         id_ = first_value(event.tags, "h")
-        if id_ is None or not is_good_id(id_) or event.kind not in MODERATION | {JOIN}:
+        if id_ is None or not is_good_id(id_) or event.kind not in MANAGEMENT:
             return KEEP
         group = state.group(id_)
         if group is None:
             group = Group(id_, exists=False, is_restored=True)
-        if not group.is_restored or group.is_deleted:
+        if group.is_deleted:
             return KEEP
-        changed = _apply(event, state, group)
+        if not group.is_restored:
+            return _LIVES
+        changed = _apply(event, state, group, by_relay=event.pubkey == self.key.public)
         if changed != group:
             # A job tells what became of it, when the import has gone on.
             state.put(replace(changed, is_stale=changed.exists))
@@ -61,15 +69,28 @@ class Restoring:
 
 
 def catch_up(payload: bytes, key: SecretKey, state: GroupRecords, now: int) -> Ruling | Refusal:
-    """Publish what the relay knows of a group whose notices are behind; the command of the table."""
-    group = state.group(payload.decode())
+    """Publish what the relay knows of a group whose notices are behind; the command of the table.
+
+    It is a group's id; or, a line each, a group's id and a key that has vanished: the group lets go of it; or
+    a key alone behind an empty line: all of its groups did. Answers `MORE` where another call is due.
+    """
+    id_, *rest = payload.decode().split("\n")
     notices = Notices(key, state, now)
+    if rest and id_:
+        return vanishing.leave(id_, rest[0], state, notices)
+    if rest:
+        state.note_vanished(rest[0])
+        return KEEP
+    group = state.group(id_)
     if group is None or not group.is_stale:
         return KEEP
     if group.is_deleted:
         if state.clear(group.id):
             state.put(replace(group, is_stale=False))
     elif group.exists:
+        group, is_all = vanishing.retell(group, state, notices, now)
+        if not is_all:
+            return notices.ruling(vanishing.MORE)
         above = None if group.parent is None else state.group(group.parent)
         # Its creation was not imported.
         is_orphan = above is None or not above.exists
@@ -77,9 +98,12 @@ def catch_up(payload: bytes, key: SecretKey, state: GroupRecords, now: int) -> R
     return notices.ruling()
 
 
-def _apply(event: Event, state: GroupRecords, group: Group) -> Group:
+def _apply(event: Event, state: GroupRecords, group: Group, *, by_relay: bool) -> Group:
     at = event.created_at
     match event.kind:
+        case vocabulary.CREATE_GROUP if by_relay:
+            # It repeats what somebody said who has vanished.
+            return replace(group, exists=True)
         case vocabulary.CREATE_GROUP:
             state.count_created(event.pubkey, 0 if group.exists else 1)
             group = replace(group, exists=True, creator=event.pubkey)
@@ -101,7 +125,8 @@ def _apply(event: Event, state: GroupRecords, group: Group) -> Group:
             children = sorted(group.children, key=lambda child: place.get(child, len(place)))
             return _move(state, replace(group, children=tuple(children)), edit.parent)
         case vocabulary.DELETE_GROUP:
-            state.count_created(group.creator, -1)
+            if group.creator:
+                state.count_created(group.creator, -1)
             for child in group.children:
                 if (below := state.group(child)) is not None:
                     state.put(replace(below, parent=None, is_stale=True))
@@ -140,6 +165,8 @@ def _change_member(
         return group
     known = Membership(event.created_at, roles)
     if event.kind == PUT_USER:
+        if event.created_at <= state.vanished(key):
+            return group
         return state.put_member(group, key, known)
     return state.remove_member(group, key, replace(known, roles=(), was_removed=event.pubkey != key))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from relay.features.groups.state import GROUP, MEMBER, decode_group, member_key
+from relay.features.groups.state import GROUP, MEMBER, VANISHING, decode_group, member_key
 from relay.features.groups.vocabulary import (
     DELETE_GROUP,
     MEMBERS,
@@ -42,6 +42,8 @@ class Memory:
         self._groups: dict[str, _Known] = {}
         self._members: dict[str, bool] = {}
         """By the keys of their records."""
+        self.vanishing: set[str] = set()
+        """Keys that vanish, and whose groups do not know yet."""
         self._secret = frozenset[str]()
         self._hidden_notices = frozenset[int]()
         self._is_gathered = True
@@ -54,6 +56,9 @@ class Memory:
                 self._note(change.key.removeprefix(GROUP), change.value)
             elif change.key.startswith(MEMBER):
                 self._members.pop(change.key, None)
+            elif change.key.startswith(VANISHING):
+                key = change.key.removeprefix(VANISHING)
+                (self.vanishing.discard if change.value is None else self.vanishing.add)(key)
 
     def _note(self, id_: str, record: bytes | None) -> None:
         before = self._groups.pop(id_, None)
@@ -96,6 +101,11 @@ class Memory:
     def stale(self) -> list[tuple[str, bool]]:
         """The groups that have something left to do, and whether each was deleted."""
         return [(id_, known.is_deleted) for id_, known in self._groups.items() if known.is_stale]
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all groups."""
+        return list(self._groups)
 
     def lives(self, id_: str) -> bool:
         """Say whether there is a group with this id."""

@@ -15,6 +15,7 @@ from relay.features.groups.vocabulary import (
     ROLE_TEXTS,
     ROLES,
 )
+from relay.features.statements import owned_by_named
 from relay.nostr.event import EventId, encode, sign
 from relay.nostr.keys import SecretKey
 from relay.nostr.tags import Tags
@@ -61,7 +62,8 @@ class Notices:
     def _say(self, kind: int, tags: Iterable[Sequence[str]], at: int) -> EventId:
         said = sign(self._key, created_at=at, kind=kind, tags=list(tags))
         tables = (TIMELINE,) if said.address is None else ()
-        self._said.append(Write(said, encode(said), address=said.address, tables=tables))
+        write = Write(said, encode(said), address=said.address, tables=tables)
+        self._said.append(owned_by_named(write) if kind in (PUT_USER, REMOVE_USER) else write)
         return said.id
 
     def publish(self, group: Group, *kinds: int) -> Group:

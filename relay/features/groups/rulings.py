@@ -49,7 +49,7 @@ MAX_PINS = 100
 _OURS = Refusal(Prefix.BLOCKED, "only the relay itself publishes what it knows of its groups")
 _ONE_GROUP = invalid("an event is sent to one group only")
 _NO_GROUP = Refusal(Prefix.BLOCKED, "there is no such group on this relay")
-_DELETED = Refusal(Prefix.BLOCKED, "this group was deleted; its id is not used again")
+DELETED = Refusal(Prefix.BLOCKED, "this group was deleted; its id is not used again")
 _RANK = Refusal(Prefix.RESTRICTED, "your role in this group does not allow this")
 _NOT_BELOW = Refusal(Prefix.RESTRICTED, "your role in this group is not above theirs")
 _NOT_MEMBER = Refusal(Prefix.RESTRICTED, "only members may write in this group")
@@ -111,7 +111,7 @@ class _Case:
     def speak(self, group: Group) -> Ruling | Refusal:
         """Say whether what somebody says in a group is kept."""
         if group.is_deleted:
-            return _DELETED
+            return DELETED
         kind = self._event.kind
         # Everybody may take back what they said.
         if kind == kinds.DELETION:
@@ -128,7 +128,7 @@ class _Case:
         kind = self._event.kind
         group = self._state.group(id_)
         if group is not None and group.is_deleted:
-            return _DELETED
+            return DELETED
         if kind == CREATE_GROUP:
             return self._create(id_, group)
         if group is None or not group.exists:
@@ -158,7 +158,12 @@ class _Case:
     def _rank(self, group: Group) -> Rank:
         if self._author == self._rules.key.public or self._author in self._rules.operators:
             return Rank.RELAY
-        return group.rank(self._author)
+        return self._rank_of(group, self._author)
+
+    def _rank_of(self, group: Group, key: str) -> Rank:
+        rank = group.rank(key)
+        # Whoever has vanished is no member any more, though the group's record may not know it yet.
+        return rank if rank is Rank.NONE or self._state.member(group.id, key) is not None else Rank.NONE
 
     def _is_member(self, group: Group) -> bool:
         return self._rank(group) > Rank.NONE or self._state.member(group.id, self._author) is not None
@@ -187,7 +192,7 @@ class _Case:
         had_admins = group.admins
         at = self._time_of_change(group, asked)
         for key, roles in asked.items():
-            theirs = group.rank(key)
+            theirs = self._rank_of(group, key)
             if ours < Rank.OWNER:
                 # Nobody lifts themselves, nor others to their own height.
                 if key == self._author and rank_of(roles) > theirs:
@@ -214,7 +219,7 @@ class _Case:
             if (
                 self._rank(group) < Rank.OWNER
                 and key != self._author
-                and group.rank(key) >= self._rank(group)
+                and self._rank_of(group, key) >= self._rank(group)
             ):
                 return _NOT_BELOW
         # Also those who are none: whoever reads the history takes it for a removal.
@@ -227,13 +232,15 @@ class _Case:
 
     def _time_of_change(self, group: Group, asked: Mapping[str, tuple[str, ...]]) -> int:
         """Return from when on this event counts; the relay repeats it where it is not later than before."""
-        known = (self._state.member(group.id, key) or self._state.former(group.id, key) for key in asked)
-        latest = max((one.changed_at for one in known if one is not None), default=-1)
+        latest = max(self._last_change(group, key) for key in asked)
         at = self._event.created_at
         if at > latest:
             return at
-        users = tuple(("p", key, *roles) for key, roles in asked.items())
-        self._notices.repeat(group, self._event.kind, users, latest + 1)
+        for key, roles in asked.items():
+            if self._event.kind == PUT_USER:
+                self._notices.put_user(group, key, roles, latest + 1)
+            else:
+                self._notices.remove_user(group, key, latest + 1)
         return latest + 1
 
     def _publish_members(self, group: Group, had_admins: Mapping[str, tuple[str, ...]]) -> None:
@@ -311,7 +318,8 @@ class _Case:
                 self._notices.publish(self._state.put(replace(child, parent=None)), METADATA)
         if group.parent is not None:
             self._drop_child(group.parent, group.id)
-        self._state.count_created(group.creator, -1)
+        if group.creator:
+            self._state.count_created(group.creator, -1)
         self._notices.withdraw(deleted(group))
         return None
 
@@ -361,7 +369,7 @@ class _Case:
             return _FULL
         if code:
             group = self._state.take_invite(group, code)
-        at = self._next_change(former)
+        at = self._next_change(group)
         group = self._state.put_member(group, self._author, Membership(at))
         self._notices.put_user(group, self._author, [], at)
         self._publish_members(group, group.admins)
@@ -372,14 +380,19 @@ class _Case:
         if known is None:
             return Refusal(Prefix.DUPLICATE, "you are not a member of this group")
         had_admins = group.admins
-        at = self._next_change(known)
+        at = self._next_change(group)
         group = self._state.remove_member(group, self._author, Membership(at))
         self._notices.remove_user(group, self._author, at)
         self._publish_members(group, had_admins)
         return None
 
-    def _next_change(self, before: Membership | None) -> int:
-        return self._now if before is None else max(self._now, before.changed_at + 1)
+    def _next_change(self, group: Group) -> int:
+        return max(self._now, self._last_change(group, self._author) + 1)
+
+    def _last_change(self, group: Group, key: str) -> int:
+        """Return when somebody's standing changed last; -1: never."""
+        known = self._state.member(group.id, key) or self._state.former(group.id, key)
+        return max(-1 if known is None else known.changed_at, self._state.vanished(key))
 
 
 def deleted(group: Group) -> Group:

@@ -1,6 +1,8 @@
 """The state of groups, as records of the table `groups`.
 
-Keys: `g` group, `m` member, `f` former member, `i` open invite, `c` how many groups a key has created.
+Keys: `g` group, `m` member, `f` former member, `i` open invite, `c` how many groups a key has created, `v`
+until when a key has vanished, `w` one whose groups do not know yet, `u` somebody in a group whose standing no
+event tells any more.
 Their parts are joined by line feeds, which no group id, key or code holds.
 """
 
@@ -16,6 +18,7 @@ from relay.store.api import Records
 TABLE = "groups"
 GROUP = "g\n"
 MEMBER = "m\n"
+VANISHING = "w\n"
 
 MAX_ID_CHARS = 128
 MAX_CODE_CHARS = 128
@@ -52,6 +55,8 @@ class Group:
     """created_at of the latest notice."""
     notices: dict[str, str] = field(default_factory=dict)
     """Ids of the notices in place, by kind."""
+    untold: tuple[int, ...] = ()
+    """Kinds of moderation events that were removed, and whose say the relay has to repeat."""
 
     def has(self, flag: str) -> bool:
         """Say whether a flag such as `private` is set."""
@@ -95,6 +100,7 @@ def decode_group(record: bytes) -> Group:
             "metadata": tuple(map(tuple, values["metadata"])),
             "children": tuple(values["children"]),
             "pins": tuple(map(tuple, values["pins"])),
+            "untold": tuple(values.get("untold", ())),
             "admins": {key: tuple(roles) for key, roles in values["admins"].items()},
         }
     )
@@ -103,6 +109,11 @@ def decode_group(record: bytes) -> Group:
 def member_key(group: str, key: str) -> str:
     """Return under which key a member's record is."""
     return f"{MEMBER}{group}\n{key}"
+
+
+def former_key(group: str, key: str) -> str:
+    """Return under which key the record is of somebody who was a member."""
+    return f"f\n{group}\n{key}"
 
 
 def is_good_id(group: str) -> bool:
@@ -138,18 +149,19 @@ class GroupRecords:
         return group
 
     def member(self, group: str, key: str) -> Membership | None:
-        """Return a member; None where the key is none."""
-        return _decode_membership(self._records.get(member_key(group, key)))
+        """Return a member; None where the key is none, or has vanished since it was made one."""
+        known = _decode_membership(self._records.get(member_key(group, key)))
+        return None if known is None or known.changed_at <= self.vanished(key) else known
 
     def former(self, group: str, key: str) -> Membership | None:
         """Return what is known of somebody who was a member, or was never let in."""
-        return _decode_membership(self._records.get(f"f\n{group}\n{key}"))
+        return _decode_membership(self._records.get(former_key(group, key)))
 
     def put_member(self, group: Group, key: str, known: Membership) -> Group:
         """Make somebody a member with these roles, or give a member these; return the group's new state."""
-        if self.member(group.id, key) is None:
+        if self._records.get(member_key(group.id, key)) is None:
             group = replace(group, members=group.members + 1)
-        self._records.delete(f"f\n{group.id}\n{key}")
+        self._records.delete(former_key(group.id, key))
         self._records.put(member_key(group.id, key), _encode_membership(known))
         admins = {admin: roles for admin, roles in group.admins.items() if admin != key}
         if rank_of(known.roles):
@@ -158,12 +170,52 @@ class GroupRecords:
 
     def remove_member(self, group: Group, key: str, known: Membership) -> Group:
         """Make somebody a former member; return the group's new state."""
-        if self.member(group.id, key) is not None:
+        self._records.put(former_key(group.id, key), _encode_membership(known))
+        return self._without(group, key)
+
+    def _without(self, group: Group, key: str) -> Group:
+        if self._records.get(member_key(group.id, key)) is not None:
             group = replace(group, members=group.members - 1)
         self._records.delete(member_key(group.id, key))
-        self._records.put(f"f\n{group.id}\n{key}", _encode_membership(known))
         admins = {admin: roles for admin, roles in group.admins.items() if admin != key}
         return self.put(replace(group, admins=admins))
+
+    def drop(self, group: Group, key: str) -> Group:
+        """Keep nothing of what somebody was in a group before they vanished, but that others removed them;
+        return the group's new state."""
+        former = self.former(group.id, key)
+        if former is not None and not former.was_removed and former.changed_at <= self.vanished(key):
+            self._records.delete(former_key(group.id, key))
+        return self._without(group, key) if self.member(group.id, key) is None else group
+
+    # Who vanished
+
+    def vanished(self, key: str) -> int:
+        """Return the second up to which a key has vanished; -1: it never has."""
+        return int(self._records.get(f"v\n{key}") or -1)
+
+    def vanish(self, key: str, until: int) -> None:
+        """Note that a key vanishes, and that its groups are to be told."""
+        self._records.put(f"v\n{key}", b"%d" % max(until, self.vanished(key)))
+        self._records.put(VANISHING + key, b"")
+
+    def note_vanished(self, key: str) -> None:
+        """Note that all groups know that a key has vanished."""
+        self._records.delete(VANISHING + key)
+        self._records.delete(f"c\n{key}")
+
+    def note_untold(self, group: str, key: str) -> None:
+        """Note that no event tells any more what somebody is in a group."""
+        self._records.put(f"u\n{group}\n{key}", b"")
+
+    def untold(self, group: str, limit: int) -> list[str]:
+        """Return some of those of whom no event tells what they are in a group."""
+        prefix = f"u\n{group}\n"
+        return [key.removeprefix(prefix) for key, _ in self._records.within(prefix, limit=limit)]
+
+    def note_told(self, group: str, key: str) -> None:
+        """Note that an event tells what somebody is."""
+        self._records.delete(f"u\n{group}\n{key}")
 
     def members(self, group: str, limit: int) -> list[PubKey]:
         """Return the members' keys in order, `limit` at most."""
@@ -207,7 +259,7 @@ class GroupRecords:
     def clear(self, group: str) -> bool:
         """Delete some of the records of a group's people and invites; return whether none is left."""
         left = _PAGE
-        for letter in "mfi":
+        for letter in "mfiu":
             found = self._records.within(f"{letter}\n{group}\n", limit=left)
             for key, _ in found:
                 self._records.delete(key)

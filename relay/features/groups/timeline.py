@@ -43,9 +43,18 @@ def judge(event: Event, records: Records, now: int) -> Ruling | Refusal:
 
 
 def restore(event: Event, records: Records, now: int) -> Ruling | Refusal:
-    """Take an imported event as it is."""
+    """Take an imported event as it is, but for what was deleted: here, or by another one that is imported.
+
+    The table of groups has refused those that are to change a group that lives here.
+    """
+    for group in _groups(event):
+        if records.get(f"x\n{group}\n{event.id}") is not None:
+            return _DELETED
+    removals: tuple[EventId, ...] = ()
+    if event.kind == DELETE_EVENT and (named := next(_groups(event), None)) is not None:
+        removals = _strike_restored(event, named, records)
     _note(event, records)
-    return KEEP
+    return Ruling(removals=removals) if removals else KEEP
 
 
 def forget(event: Event, records: Records) -> None:
@@ -127,4 +136,17 @@ def _strike(event: Event, records: Records) -> tuple[EventId, ...] | Refusal:
         struck.append(EventId(id_))
     if not struck:
         return invalid("none of these events is in this group")
+    return tuple(struck)
+
+
+def _strike_restored(event: Event, group: str, records: Records) -> tuple[EventId, ...]:
+    """Mark what an imported kind 9005 deletes, also what comes after it; return what is there."""
+    struck: list[EventId] = []
+    for id_ in filter(HEX_64, dict.fromkeys(values(event.tags, "e"))):
+        known = dict(_entries(records, _key(group, id_[:8])))
+        kind = known.get(EventId(id_))
+        if kind not in MANAGEMENT:
+            records.put(f"x\n{group}\n{id_}", b"")
+        if kind is not None and kind not in MANAGEMENT:
+            struck.append(EventId(id_))
     return tuple(struck)

@@ -1,6 +1,6 @@
 """The records of the table, as a transaction reads and changes them.
 
-member/KEY          {"roles": [...], "reason": ...}
+member/KEY          {"roles": [...], "reason": ..., "since": unix seconds}
 role/ID             {"label", "description", "color", "order", "event", "made_at"}
 banned/KEY          the reason, as all that follow
 banned-event/ID
@@ -9,6 +9,7 @@ report/ID REPORT    what a trusted report says of an event
 allowed-kind/KIND   refused-kind/KIND
 blocked/ADDRESS     as `counted_as` says
 text/FIELD          a field of NIP-11's document
+vanished/KEY        created_at of the key's latest request to vanish (NIP-62)
 purge/KEY           a banned key of whom events may still be stored
 claimed/NUMBER      {"times": ..., "ends_at": ...}: how often an invite was used
 used/               [[id, until], ...]: the authorisations of calls (NIP-98) of the last minutes
@@ -41,6 +42,7 @@ REFUSED_KIND = "refused-kind/"
 BLOCKED = "blocked/"
 TEXT = "text/"
 PURGE = "purge/"
+VANISHED = "vanished/"
 CLAIMED = "claimed/"
 USED = "used/"
 LIST = "list/"
@@ -142,9 +144,22 @@ class Book:
         member = orjson.loads(self.records.get(MEMBER + key) or b"{}")
         self.records.put(MEMBER + key, orjson.dumps({**member, "roles": roles}))
 
-    def add_member(self, key: str, reason: str, *, most: int) -> None:
+    def add_member(self, key: str, reason: str, now: int, *, most: int) -> None:
         """Add a member without roles. Raises Unfit where there are `most`."""
-        self.add(MEMBER, key, orjson.dumps({"roles": [], "reason": reason}).decode(), most=most)
+        member = {"roles": [], "reason": reason, "since": now}
+        self.add(MEMBER, key, orjson.dumps(member).decode(), most=most)
+
+    def vanished(self, key: str) -> int:
+        """Return the second up to which a key has vanished; -1: it never has."""
+        return int(self.records.get(VANISHED + key) or -1)
+
+    def vanish(self, key: str, until: int) -> bool:
+        """Note that a key vanishes; return whether it was a member, by what was decided before."""
+        self.records.put(VANISHED + key, b"%d" % max(until, self.vanished(key)))
+        value = self.records.get(MEMBER + key)
+        if value is None or orjson.loads(value).get("since", 0) > until:
+            return False
+        return self.drop(MEMBER, key)
 
     def role(self, id_: str) -> Role | None:
         value = self.records.get(ROLE + id_)

@@ -128,6 +128,7 @@ class Commands:
             invite is None
             or book.has(records.BANNED, invite.by)
             or not self.staff.may_invite(invite.by, book.roles_of)
+            or invite.made_at <= book.vanished(invite.by)
         ):
             raise Unfit("that is an invalid invite code.", Prefix.RESTRICTED)
         if invite.ends_at < now:

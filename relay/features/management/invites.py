@@ -1,7 +1,7 @@
 """Invite codes, which the relay recognises as its own: nothing is kept of one until it is used.
 
-A code is base64url of 76 bytes: when it ends (unix seconds, 8 bytes), how many may use it (4), who
-asked for it (32), a number that nobody guesses (16) and the relay's mark (16), without padding.
+A code is base64url of 84 bytes: when it was made and when it ends (unix seconds, 8 bytes each), how many may
+use it (4), who asked for it (32), a number that nobody guesses (16) and the relay's mark (16).
 """
 
 import hashlib
@@ -14,13 +14,15 @@ from relay.nostr.keys import SecretKey
 
 NUMBER_BYTES = 16
 _MARK_BYTES = 16
-_BYTES = 8 + 4 + 32 + NUMBER_BYTES + _MARK_BYTES
-_CHARS = -(-_BYTES * 4 // 3)
+_BYTES = 8 + 8 + 4 + 32 + NUMBER_BYTES + _MARK_BYTES
+_CHARS = _BYTES * 4 // 3
 
 
 class Invite(NamedTuple):
     """What a code says."""
 
+    made_at: int
+    """Unix seconds."""
     ends_at: int
     """Unix seconds, inclusive."""
     uses: int
@@ -30,9 +32,9 @@ class Invite(NamedTuple):
 
 def encode_invite(invite: Invite, key: SecretKey) -> str:
     """Return the invite's code, marked with the relay's key."""
-    told = invite.ends_at.to_bytes(8, "big") + invite.uses.to_bytes(4, "big")
-    told += bytes.fromhex(invite.by) + invite.number
-    return urlsafe_b64encode(told + _mark(told, key)).decode().rstrip("=")
+    times = invite.made_at.to_bytes(8, "big") + invite.ends_at.to_bytes(8, "big")
+    told = times + invite.uses.to_bytes(4, "big") + bytes.fromhex(invite.by) + invite.number
+    return urlsafe_b64encode(told + _mark(told, key)).decode()
 
 
 def read_invite(code: str, key: SecretKey) -> Invite | None:
@@ -40,7 +42,7 @@ def read_invite(code: str, key: SecretKey) -> Invite | None:
     if len(code) != _CHARS or not code.isascii():
         return None
     try:
-        text = urlsafe_b64decode(code + "=" * (-len(code) % 4))
+        text = urlsafe_b64decode(code)
     except ValueError:
         return None
     if len(text) != _BYTES:
@@ -49,10 +51,11 @@ def read_invite(code: str, key: SecretKey) -> Invite | None:
     if not hmac.compare_digest(mark, _mark(told, key)):
         return None
     return Invite(
-        ends_at=int.from_bytes(told[:8], "big"),
-        uses=int.from_bytes(told[8:12], "big"),
-        by=PubKey(told[12:44].hex()),
-        number=told[44:],
+        made_at=int.from_bytes(told[:8], "big"),
+        ends_at=int.from_bytes(told[8:16], "big"),
+        uses=int.from_bytes(told[16:20], "big"),
+        by=PubKey(told[20:52].hex()),
+        number=told[52:],
     )
 
 

@@ -117,7 +117,7 @@ def allow_pubkey(call: Call) -> Ruling:
 
 def add_member(book: Book, key: str, signer: SecretKey, now: int, *, reason: str, most: int) -> Ruling:
     """Make somebody a member who is none, and say so. Raises Unfit where there are `most`."""
-    book.add_member(key, reason, most=most)
+    book.add_member(key, reason, now, most=most)
     return Ruling(also=(added(key, signer, now), *listed(book, signer, now)))
 
 

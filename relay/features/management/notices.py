@@ -1,6 +1,7 @@
 """What the relay says of its members and roles, signed by its own key (NIP-43)."""
 
 from relay.features.management.book import LIST, MEMBER, STALE, Book, Role
+from relay.features.statements import owned_by_named
 from relay.nostr import kinds
 from relay.nostr.event import Event, encode, sign
 from relay.nostr.keys import SecretKey
@@ -14,6 +15,8 @@ JOIN = kinds.JOIN_REQUEST
 INVITE = 28_935
 LEAVE = kinds.LEAVE_REQUEST
 ROLE_DEFINITION = 33_534
+NAMING = frozenset({MEMBER_ADDED, MEMBER_REMOVED})
+"""Of which each is about one member."""
 
 PROTECTED: Tag = ("-",)
 LISTED_AT_ONCE = 1_000
@@ -24,12 +27,16 @@ MAX_LEAD_SECONDS = 30
 
 def added(key: str, signer: SecretKey, now: int) -> Write:
     """Return the event that says that a member was added."""
-    return _kept(sign(signer, created_at=now, kind=MEMBER_ADDED, tags=(PROTECTED, ("p", key))))
+    return _said_of(key, MEMBER_ADDED, signer, now)
 
 
 def removed(key: str, signer: SecretKey, now: int) -> Write:
     """Return the event that says that a member was removed."""
-    return _kept(sign(signer, created_at=now, kind=MEMBER_REMOVED, tags=(PROTECTED, ("p", key))))
+    return _said_of(key, MEMBER_REMOVED, signer, now)
+
+
+def _said_of(key: str, kind: int, signer: SecretKey, now: int) -> Write:
+    return owned_by_named(_kept(sign(signer, created_at=now, kind=kind, tags=(PROTECTED, ("p", key)))))
 
 
 def listed(book: Book, signer: SecretKey, now: int, *, at_once: bool = False) -> tuple[Write, ...]:

@@ -48,6 +48,8 @@ class Say(IntEnum):
     """Worker → writer: number, table, payload."""
     FOLLOW = 9
     """Worker → writer: whether it wants bells; at first it does."""
+    REMOVE = 10
+    """Worker → writer: number, list of ids (hex), whether they are barred; DONE says how many were there."""
 
 
 class FrameTooLong(Exception):

@@ -66,6 +66,14 @@ class _Command:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    worker: "_Worker"
+    number: int
+    ids: list[str]
+    barred: bool
+
+
 class WriterServer:
     """Feeds one `SqliteWriter` with what all workers send, until it is stopped."""
 
@@ -79,7 +87,7 @@ class WriterServer:
         self._workers: set[_Worker] = set()
         self._pending: deque[_Batch] = deque()
         self._sweeps: deque[_Sweep] = deque()
-        self._commands: deque[_Command] = deque()
+        self._commands: deque[_Command | _Removal] = deque()
         self._removing: list[tuple[list[_Batch], Committed]] = []
         """Committed, and to be answered when all that somebody owned is removed."""
         self._is_untidy = writer.is_untidy
@@ -127,14 +135,14 @@ class WriterServer:
         if worker.dropped_ephemeral:
             log.warning("a worker was too slow for ephemeral events", dropped=worker.dropped_ephemeral)
 
-    def enqueue(self, work: "_Batch | _Sweep | _Command") -> None:
+    def enqueue(self, work: "_Batch | _Sweep | _Command | _Removal") -> None:
         """Have something done, in its turn."""
         match work:
             case _Batch():
                 self._pending.append(work)
             case _Sweep():
                 self._sweeps.append(work)
-            case _Command():
+            case _Command() | _Removal():
                 self._commands.append(work)
         self._awake.set()
 
@@ -155,11 +163,17 @@ class WriterServer:
                 if self._pending:
                     await self._commit(self._next_group())
                 if self._commands:
-                    await self._carry_out(self._commands.popleft())
+                    command = self._commands.popleft()
+                    await (
+                        self._carry_out(command) if isinstance(command, _Command) else self._remove(command)
+                    )
                 if self._removing:
                     await self._remove_slice()
                 if self._sweeps:
                     await self._sweep_slice(self._sweeps[0])
+                # Not only in idle time: a relay may have none, and be short of room.
+                if self._writer.is_shrinking:
+                    await self._between("shrinking the file", self._writer.shrink)
                 self._is_untidy = self._writer.is_untidy
             elif self.is_stopping:
                 return
@@ -209,7 +223,11 @@ class WriterServer:
             self._answer(group, done)
         if done.upto > done.after:
             self._ring(done)
-        if checkpoint_due and self._checkpoint is None:
+        if checkpoint_due:
+            self._begin_checkpoint()
+
+    def _begin_checkpoint(self) -> None:
+        if self._checkpoint is None:
             loop = asyncio.get_running_loop()
             self._checkpoint = loop.run_in_executor(self._checkpoint_thread, self._writer.checkpoint)
             self._checkpoint.add_done_callback(self._on_checkpoint)
@@ -240,6 +258,17 @@ class WriterServer:
         command.worker.send(encode(Say.DONE, command.number, said))
         if done.upto > done.after:
             self._ring(done)
+
+    async def _remove(self, removal: _Removal) -> None:
+        try:
+            removed = await self._in_thread(lambda: self._writer.remove(removal.ids, removal.barred))
+        except StoreError as error:
+            log.error("a removal failed", error=str(error))
+            removal.worker.send(encode(Say.FAILED, removal.number, str(error)))
+        else:
+            removal.worker.send(encode(Say.DONE, removal.number, removed))
+            if self._writer.checkpoint_due():
+                self._begin_checkpoint()
 
     async def _remove_slice(self) -> None:
         """Remove some of what somebody owned; answer when nothing is left of it."""
@@ -290,16 +319,27 @@ class WriterServer:
                 return
             answer = encode(Say.DONE, sweep.number, sweep.removed)
         self._sweeps.popleft()
-        if sweep.worker is not None:
+        if sweep.worker is None:
+            await self._between("shrinking the file", self._writer.shrink)
+        else:
             sweep.worker.send(answer)
 
     async def _tidy(self) -> bool:
         """Use idle time for the tiers; whether more is due."""
+        return await self._between("tidying the tiers", self._writer.tidy)
+
+    async def _between(self, doing: str, slice_: Callable[[], bool]) -> bool:
+        """Do a slice of the writer's own work; whether there is more of it."""
+        was_shrinking = self._writer.is_shrinking
         try:
-            return await self._in_thread(self._writer.tidy)
+            is_more = await self._in_thread(slice_)
         except StoreError as error:
-            log.error("tidying the tiers failed", error=str(error))
+            log.error("the writer's own work failed", doing=doing, error=str(error))
             return False
+        # The file itself gets shorter only when its log is copied to the end.
+        if self._writer.checkpoint_due() or (was_shrinking and not self._writer.is_shrinking):
+            self._begin_checkpoint()
+        return is_more
 
     async def _tick(self) -> None:
         while True:
@@ -368,6 +408,8 @@ class _Worker(FrameStream):
                 self._server.enqueue(_Command(self, number, table, payload))
             case (Say.EPHEMERAL, list(rows)):
                 self._server.pass_on(self, rows)
+            case (Say.REMOVE, int(number), list(ids), bool(barred)):
+                self._server.enqueue(_Removal(self, number, ids, barred))
             case (Say.SWEEP, int(number), int(now)):
                 self._server.enqueue(_Sweep(now, self, number))
             case _:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from relay.nostr.event import EventId
 from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Bell, Outcome, StoreError, Write
 from relay.store.link.client import ANSWER_SECONDS, WriterLink
 from relay.store.link.frames import Say
-from relay.store.sqlite import Hashes, Reading, prepare
+from relay.store.sqlite import REMOVED_AT_ONCE, Hashes, Reading, prepare
 
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
@@ -65,6 +66,14 @@ class LinkedStore(Reading):
     async def sweep(self, now: int) -> int:
         """See `Store.sweep`; the writer also does so by itself, every second, by the wall clock."""
         return cast(int, await self._link.ask(Say.SWEEP, now))
+
+    async def remove(self, ids: Sequence[EventId], *, barred: bool = False) -> int:
+        """See `Store.remove`. Of a batch that is sent again to a next writer, none may be counted."""
+        removed = 0
+        for start in range(0, len(ids), REMOVED_AT_ONCE):
+            some = list(ids[start : start + REMOVED_AT_ONCE])
+            removed += cast(int, await self._link.ask(Say.REMOVE, some, barred))
+        return removed
 
     def listen(self, on_bell: Callable[[Bell], None]) -> None:
         """See `Store.listen`. Bells are contiguous; one without rows stands for all that were missed."""

@@ -3,9 +3,10 @@
 from relay.store.sqlite.postings import Hashes, Prepared, prepare, removes_owned
 from relay.store.sqlite.reading import Reading
 from relay.store.sqlite.store import SqliteStore
-from relay.store.sqlite.writer import Committed, SqliteWriter, Tuning
+from relay.store.sqlite.writer import REMOVED_AT_ONCE, Committed, SqliteWriter, Tuning
 
 __all__ = [
+    "REMOVED_AT_ONCE",
     "Committed",
     "Hashes",
     "Prepared",

@@ -65,6 +65,13 @@ def _tables_and_owners(database: Database) -> None:
         database.execute(statement)
 
 
+@_migrations(name="0003_removals")
+def _removals(database: Database) -> None:
+    # The ts (created_at << 31 | seq) of events that went without a word in the log, the newest ones: for who
+    # keeps something beside the database.
+    database.execute("CREATE TABLE removal(n INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL) STRICT")
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Apply what is missing of `schema.MIGRATIONS`."""
     _migrations.apply(Database(connection, recursive_triggers=False, execute_plugins=False))

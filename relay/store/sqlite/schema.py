@@ -10,7 +10,7 @@ from relay.store.api import StoreError, StoreTooNew
 APPLICATION_ID = 0x546F7276
 """`Torv`: tells a relay's database from any other SQLite file."""
 
-MIGRATIONS = ("0001_events_and_postings", "0002_tables_and_owners")
+MIGRATIONS = ("0001_events_and_postings", "0002_tables_and_owners", "0003_removals")
 """What makes a database of this version, in order; migrations.py has them."""
 
 _APPLIED = "SELECT name FROM _sqlite_migrations WHERE migration_set = 'torv.store'"
@@ -45,6 +45,9 @@ def open_for_writing(path: Path, *, cache_mib: int) -> sqlite3.Connection:
         connection = connect(path, cache_mib=cache_mib)
         try:
             applied = _check_is_ours(connection, path)
+            if not applied:
+                # Only an empty file can be told: with it, unused pages can be given back while others read.
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             if (mode := connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
                 raise StoreError(f"{path}: the file system cannot hold a write-ahead log (mode {mode})")
             # FULL: the log reaches the disk before a commit returns, and with it before the OK.

@@ -14,7 +14,7 @@ from relay.nostr.reasons import Refusal
 from relay.store.api import Bell, Change, Outcome, Seq, Stored, StoreError, Table, Veil, Write
 from relay.store.sqlite.postings import Hashes, Prepared, prepare
 from relay.store.sqlite.reading import Reading
-from relay.store.sqlite.writer import Committed, SqliteWriter, Tuning
+from relay.store.sqlite.writer import REMOVED_AT_ONCE, Committed, SqliteWriter, Tuning
 
 log = logging.getLogger(__name__)
 
@@ -221,6 +221,17 @@ class SqliteStore:
         removed = 0
         while some := await loop.run_in_executor(self._writing, self._writer.sweep, now):
             removed += some
+        return removed
+
+    async def remove(self, ids: Sequence[EventId], *, barred: bool = False) -> int:
+        """See `Store.remove`."""
+        loop = asyncio.get_running_loop()
+        removed = 0
+        for start in range(0, len(ids), REMOVED_AT_ONCE):
+            some = ids[start : start + REMOVED_AT_ONCE]
+            removed += await loop.run_in_executor(self._writing, self._writer.remove, some, barred)
+        while removed and await loop.run_in_executor(self._writing, self._writer.tidy):
+            pass
         return removed
 
     async def close(self) -> None:

@@ -55,6 +55,10 @@ class Tuning:
     """Postings of removed events before they are purged (at least; see `Tiers.is_purge_due`)."""
     slice_rows: int = 8_192
     """Rows that one commit moves or purges at most, of each tier."""
+    free_pages: int = 2_048
+    """Unused pages of the file before they are given back (at least; see `Shrinking`)."""
+    given_back: int = 64
+    """Pages that are given back in one transaction."""
 
 
 class _Stage(Enum):

@@ -29,6 +29,7 @@ from relay.store.sqlite.postings import (
 )
 from relay.store.sqlite.records import RecordReading, WrittenRecords
 from relay.store.sqlite.schema import failures_as_store_errors, hash_key, open_for_writing
+from relay.store.sqlite.shrinking import Shrinking
 from relay.store.sqlite.statements import insert_rows, numbers
 from relay.store.sqlite.tiers import TOMBSTONE, Postings, Tiers, Tuning
 from relay.store.sqlite.wal import WriteAheadLog
@@ -38,7 +39,13 @@ __all__ = ["Committed", "SqliteWriter", "Tuning"]
 _CACHE_MIB = 32
 """Full after minutes, so that memory grows no more; twice as much spares half a read of a page for each
 event at a million events, 1 µs."""
-_SWEPT_AT_ONCE = 256
+REMOVED_AT_ONCE = 256
+"""Events that one transaction removes by the operator's authority, or because they have expired."""
+_REMOVALS_KEPT = 100_000
+_PURGED_PER_REMOVAL = 32
+"""Of an event's postings, eight or so, each is gathered first and then deleted."""
+_OPERATOR = b""
+"""Stands for the remover of what nobody may bring again."""
 
 _T = TypeVar("_T")
 
@@ -161,6 +168,16 @@ class _Batch:
             self._learn(_named([prepared]))
             self.write(prepared)
 
+    def strike(self, id_: bytes, hash_: int, *, barred: bool) -> None:
+        """Remove an event, whoever owns it; `barred`: it does not come again."""
+        if barred:
+            removers = self._known.barred.setdefault(id_, set())
+            if _OPERATOR not in removers:
+                removers.add(_OPERATOR)
+                self._bury(hash_, id_, _OPERATOR, 0)
+        if (row := self._find(id_)) is not None:
+            self._forget(row)
+
     def _learn(self, hashes: Iterable[int]) -> None:
         """Look up what the batch did not name itself; what it removed stays removed."""
         self._writer.look_up(hashes, self._known, self._gone_seqs)
@@ -175,7 +192,12 @@ class _Batch:
         # Few batches name anything that was removed.
         if known.barred or self._any_left or self.farewells:
             row = _row(prepared)
-            if any(row.is_removable_by(key) for key in known.barred.get(id_, ())) or self._is_left(row):
+            removers = known.barred.get(id_, ())
+            if (
+                _OPERATOR in removers
+                or any(row.is_removable_by(key) for key in removers)
+                or self._is_left(row)
+            ):
                 return Outcome.DELETED
         if address is not None:
             if address in known.until and created_at <= known.until[address][1]:
@@ -316,6 +338,7 @@ class SqliteWriter:
             self._head = Seq(self._last("event"))
             self._tombstones = self._last("tombstone")
             self._log = WriteAheadLog(path)
+            self._shrinking = Shrinking(self._connection, tuning)
 
     def _ask(self, question: str, *values: object) -> list[tuple[object, ...]]:
         return self._connection.execute(question, values).fetchall()
@@ -380,6 +403,12 @@ class SqliteWriter:
                 raise StoreError(f"cannot {doing} {self._path}: {error}") from error
             raise
         return result
+
+    def _between(self, doing: str, work: Callable[[], _T]) -> _T:
+        """Run a transaction that no batch asked for, within the bounds of the log. Raises StoreError."""
+        with failures_as_store_errors(f"cannot checkpoint {self._path}"):
+            self._log.finish(self._connection)
+        return self._in_transaction(doing, work)
 
     def commit(self, batch: Sequence[Prepared]) -> Committed:
         """Write the batch in one durable transaction. Raises StoreError: then nothing of it is there."""
@@ -528,13 +557,45 @@ class SqliteWriter:
         def remove_some() -> int:
             expired = self._connection.execute(
                 "SELECT seq FROM event WHERE expires_at <= ? ORDER BY expires_at LIMIT ?",
-                (now, _SWEPT_AT_ONCE),
+                (now, REMOVED_AT_ONCE),
             ).fetchall()
             return self._remove_stored(self._rows(seq for (seq,) in expired))
 
-        removed = self._in_transaction("sweep", remove_some)
+        removed = self._between("sweep", remove_some)
         self._committed_version = self._version
         return removed
+
+    def remove(self, ids: Sequence[str], barred: bool) -> int:
+        """Remove the events with these ids, whoever owns them; how many were stored. See `Store.remove`."""
+
+        def remove_some() -> _Batch:
+            hashes = {id_: self.hashes.id(id_) for id_ in ids}
+            known = _Known()
+            self.look_up(hashes.values(), known, ())
+            decided = _Batch(self, known, self._tombstones, int(self._now()))
+            for id_, hash_ in hashes.items():
+                decided.strike(id_.encode(), hash_, barred=barred)
+            self._carry_out(decided, self._head)
+            self._note_removals(decided.gone)
+            # Or many removals would leave more behind than is purged along with them.
+            self._tiers.tidy(_PURGED_PER_REMOVAL * len(decided.gone))
+            return decided
+
+        decided = self._between("remove from", remove_some)
+        self._tombstones = decided.tombstones
+        self._committed_version = self._version
+        return len(decided.gone)
+
+    def _note_removals(self, rows: Sequence[_Row]) -> None:
+        """Tell who keeps something beside the database of events that the log does not tell of."""
+        insert_rows(
+            self._connection,
+            "removal(ts)",
+            [(row.created_at << SEQ_BITS | row.seq,) for row in rows if row.seq is not None],
+        )
+        self._connection.execute(
+            "DELETE FROM removal WHERE n <= (SELECT max(n) FROM removal) - ?", (_REMOVALS_KEPT,)
+        )
 
     def _remove_stored(self, rows: Sequence[_Row]) -> int:
         """Remove stored events outside of a batch; how many."""
@@ -543,6 +604,7 @@ class SqliteWriter:
                 self.tell(row.tables, self.event(row.seq))
         self._forget(rows)
         if rows:
+            self._note_removals(rows)
             self._tiers.tidy(0)
         return len(rows)
 
@@ -561,13 +623,13 @@ class SqliteWriter:
             )
 
         if self.is_removing:
-            self._in_transaction("remove from", remove_some)
+            self._between("remove from", remove_some)
             self._committed_version = self._version
 
     @property
     def is_untidy(self) -> bool:
         """Whether `tidy` has something to do."""
-        return self.is_removing or self._tiers.is_tidying_due()
+        return self.is_removing or self._tiers.is_tidying_due() or self._shrinking.is_under_way
 
     def tidy(self) -> bool:
         """Move one slice of the tiers, for when the writer is idle; whether more is due."""
@@ -575,9 +637,24 @@ class SqliteWriter:
             self.remove_slice()
             return True
         with failures_as_store_errors(f"cannot read {self._path}"):
-            if not self._tiers.is_tidying_due():
+            is_due = self._tiers.is_tidying_due()
+        if is_due:
+            self._between("tidy", lambda: self._tiers.tidy(0))
+            return True
+        return self.shrink()
+
+    @property
+    def is_shrinking(self) -> bool:
+        """Whether unused pages are being given back."""
+        return self._shrinking.is_under_way
+
+    def shrink(self) -> bool:
+        """Give a slice of the file's unused pages back, if they are many; whether there is more to give."""
+        with failures_as_store_errors(f"cannot read {self._path}"):
+            if not self._shrinking.is_due():
                 return False
-        return self._in_transaction("tidy", lambda: self._tiers.tidy(0))
+        self._between("shrink", self._shrinking.give_back)
+        return True
 
     def lengthen_log(self) -> None:
         """Get the write-ahead log ready for many commits; before the first one. Raises StoreError."""
