@@ -348,6 +348,15 @@ class Ledger:
         name, picture, profile_at, generation, shown = row
         return Identity(person, Profile(name, picture), profile_at, generation, bool(shown))
 
+    def identity_of_ghost(self, ghost: Ref) -> Identity | None:
+        """Return who is behind a ghost of ours; None if it is none."""
+        row = self._one(
+            "SELECT network, id FROM identity WHERE ghost_network = ? AND ghost_id = ?",
+            ghost.network,
+            ghost.id,
+        )
+        return self.identity(Ref(*row)) if row else None
+
     def is_ghost(self, person: Ref) -> bool:
         """Say whether an account is a ghost of ours."""
         found = self._one(

@@ -7,6 +7,7 @@ them; a network's `render` turns the result into native ones. All values are fro
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bridge.reference import Ref as Ref
 from bridge.text import RichText
 
 
@@ -16,17 +17,6 @@ class Capabilities:
 
     max_text_bytes: int
     """The longest text of one post, in bytes of UTF-8."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """Something or someone on a network, by the id it has there.
-
-    Ids: Nostr event ids and public keys as 64 hex digits; Matrix event, room and user ids in full.
-    """
-
-    network: str
-    id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ the mark that its arrival is done; only then is anything of it sent.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from bridge.commands import PREFIX, Explain, LinkRoom, OptIn, OptOut, UnlinkRoom, parse_order
@@ -27,7 +27,7 @@ from bridge.model import (
     Room,
     RoomClosed,
 )
-from bridge.text import shorten
+from bridge.text import Mention, Node, RichText, mapped, shorten
 from relay.nostr import nip19
 from relay.nostr.event import PubKey
 
@@ -180,6 +180,8 @@ class Facts:
     """Of the post, of a deletion's targets, or for an opt-out of all that the person wrote."""
     room: Room | None = None
     """The room it happened in, as it is now, for the acting person."""
+    people: Mapping[Ref, Mention] = field(default_factory=dict)
+    """Who is mentioned in it, as the other network knows them; who is not known there is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,10 +248,18 @@ def _post(post: Post, facts: Facts, can: Mapping[str, Capabilities]) -> Plan:
         target = _target(post.author, link)
         room = link.room if post.room is None else None
         copy = Copy(post.ref, post.author, target, room.id if room else "", None)
-        fitting = replace(post, body=shorten(post.body, can[target].max_text_bytes))
+        body = shorten(_known_there(post.body, facts.people), can[target].max_text_bytes)
+        fitting = replace(post, body=body)
         key = f"post {post.ref.id} {copy.target}".rstrip()
         deliveries.append(Delivery(target, post.author.id, key, PutPost(fitting, author, room), copy))
     return Plan(changes, tuple(deliveries))
+
+
+def _known_there(body: RichText, people: Mapping[Ref, Mention]) -> RichText:
+    def of(node: Node) -> Node:
+        return people.get(node.who, node) if isinstance(node, Mention) else node
+
+    return mapped(body, of)
 
 
 def _why_closed(room: Room | None) -> Closing | None:

@@ -15,10 +15,13 @@ from bridge.ledger import Ledger, Ready, Received, Waiting
 from bridge.model import Capabilities, Command, Delete, Op, Post, ProfileChange, Ref, RoomClosed
 from bridge.network import Arrival, Network, Rejected, Task, Unreachable, Unreadable
 from bridge.plan import NOSTR, Change, Facts, Known, LinkEnded, LinkMade, plan
+from bridge.text import Mention, walk
 
 log = logging.getLogger(__name__)
 
 INBOX_PAGE = 100
+MAX_MENTIONS = 100
+"""People of one post who are looked up; the others stay text."""
 MAX_LANES_AT_ONCE = 16
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
@@ -142,6 +145,7 @@ class Router:
                     withdrawn=ledger.is_withdrawn(ref, author),
                     copies=ledger.copies(ref),
                     room=room_now,
+                    people=self._people(op) if link or followers else {},
                 )
             case ProfileChange(author, room):
                 return Facts(
@@ -169,6 +173,21 @@ class Router:
             case RoomClosed(_, room):
                 return Facts(link=ledger.link(room))
         return Facts()
+
+    def _people(self, post: Post) -> dict[Ref, Mention]:
+        """Name everybody whom a post mentions as the other network does, as far as they are known."""
+        people: dict[Ref, Mention] = {}
+        for node in walk(post.body):
+            if not isinstance(node, Mention) or node.who in people or len(people) == MAX_MENTIONS:
+                continue
+            if ours := self._ledger.identity_of_ghost(node.who):
+                # A ghost stands for somebody of the network that the post goes to.
+                people[node.who] = Mention(ours.person, ours.profile.name or node.name)
+            elif (known := self._ledger.identity(node.who)) and known.shown:
+                (other,) = (n for n in self._networks.values() if n.name != node.who.network)
+                ghost = Ref(other.name, other.ghost(known))
+                people[node.who] = Mention(ghost, known.profile.name or node.name)
+        return people
 
     async def _enrich_command(self, command: Command) -> Facts:
         ledger, network = self._ledger, self._networks[command.room.network]

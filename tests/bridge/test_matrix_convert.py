@@ -23,7 +23,7 @@ from bridge.network import Unreadable
 from bridge.networks.matrix.convert import power_level, to_op, to_request, to_room
 from bridge.networks.matrix.settings import MatrixConfig
 from bridge.plan import PutPost, PutProfile, Tell
-from bridge.text import rich
+from bridge.text import Hashtag, Link, Mention, RichText, Style, Styled, Text, rich
 
 CONFIG = MatrixConfig(homeserver="http://127.0.0.1:8008", server_name="example.org")
 ROOM = Ref("matrix", "!room:example.org")
@@ -228,3 +228,56 @@ def test_the_bot_speaks_in_notices() -> None:
 
     assert request["as"] == "@torv:example.org"
     assert request["content"] == {"msgtype": "m.notice", "body": "hello", "m.mentions": {}}
+
+
+def test_formatted_text_is_read_as_its_sender_formatted_it() -> None:
+    html = 'hi <a href="https://matrix.to/#/@bob:example.org">Bob</a>, <strong>look</strong>'
+    content = text("hi Bob, look", format="org.matrix.custom.html", formatted_body=html)
+
+    post = read("m.room.message", content)
+
+    assert isinstance(post, Post)
+    assert post.body == (
+        Text("hi "),
+        Mention(Ref("matrix", "@bob:example.org"), "Bob"),
+        Text(", "),
+        Styled(Style.STRONG, (Text("look"),)),
+    )
+
+
+def test_html_that_is_too_much_gives_way_to_the_plain_text() -> None:
+    content = text("short", format="org.matrix.custom.html", formatted_body="<br>" * 30_000)
+
+    post = read("m.room.message", content)
+
+    assert isinstance(post, Post)
+    assert post.body == rich("short")
+
+
+def test_formatted_text_and_mentions_are_written_as_clients_show_them() -> None:
+    alice = Mention(ALICE, "Alice")
+    body: RichText = (alice, Text(", see "), Styled(Style.STRONG, (Text("this"),)))
+    post = Post(NOTE, BOB, None, 1_700_000_000_000, body)
+
+    request = to_request(PutPost(post, Identity(BOB, Profile("Bob", None), 0), ROOM), CONFIG)
+
+    assert request["content"] == {
+        "msgtype": "m.text",
+        "body": "@Alice, see **this**",
+        "format": "org.matrix.custom.html",
+        "formatted_body": f'<a href="https://matrix.to/#/{ALICE.id}">Alice</a>, see <strong>this</strong>',
+        "m.mentions": {"user_ids": [ALICE.id]},
+        "dev.torv.source": {"network": "nostr", "id": NOTE.id},
+    }
+
+
+def test_links_and_hashtags_alone_need_no_html() -> None:
+    body: RichText = (Hashtag("nostr"), Text(" "), Link("https://x.org/", (Text("https://x.org/"),)))
+    post = Post(NOTE, BOB, None, 1_700_000_000_000, body)
+
+    request = to_request(PutPost(post, Identity(BOB, Profile("Bob", None), 0), ROOM), CONFIG)
+
+    content = request["content"]
+    assert isinstance(content, dict)
+    assert content["body"] == "#nostr https://x.org/"
+    assert "formatted_body" not in content

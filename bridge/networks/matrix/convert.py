@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from bridge.commands import PREFIX
+from bridge.html import Unreadable as UnreadableHtml
+from bridge.html import read, write
 from bridge.identities import ghost_name
 from bridge.model import (
     Closing,
@@ -25,9 +27,10 @@ from bridge.model import (
     RoomClosed,
 )
 from bridge.network import Unreadable
+from bridge.networks.matrix.names import names
 from bridge.networks.matrix.settings import MatrixConfig
 from bridge.plan import Accept, Act, PutPicture, PutPost, PutProfile, Tell, Withdraw
-from bridge.text import clean_name, plain, rich
+from bridge.text import Hashtag, Link, Mention, RichText, Text, clean_name, linkified, normal, plain, walk
 from relay.nostr.event import MAX_CREATED_AT
 
 NETWORK = "matrix"
@@ -35,6 +38,7 @@ NETWORK = "matrix"
 MARKER = "dev.torv.source"
 """The key of a message's content that names what it is a copy of: by it our own echo is known."""
 
+_HTML = "org.matrix.custom.html"
 _STATE_DEFAULT_LEVEL = 50
 _REDACT_DEFAULT_LEVEL = 50
 _CREATORS_RULE_SINCE_VERSION = 12
@@ -101,7 +105,33 @@ def _message(ref: Ref, room: Ref, by: Ref, at_ms: int, content: Json) -> Op | No
     words = body.split(maxsplit=1)
     if words and words[0] == PREFIX:
         return Command(ref, room, by, words[1] if len(words) > 1 else "", at_ms)
-    return Post(ref, by, room, at_ms, rich(body.strip()))
+    return Post(ref, by, room, at_ms, _body(body, content))
+
+
+def _body(text: str, content: Json) -> RichText:
+    """Read a message's text: its HTML where it has one that can be read."""
+    formatted = content.get("formatted_body")
+    if content.get("format") == _HTML and type(formatted) is str:
+        try:
+            return read(formatted, names())
+        except UnreadableHtml:
+            # Its sender says the same in plain text.
+            pass
+    return normal(linkified(text.encode(errors="replace").decode()))
+
+
+def _text_content(body: RichText, room: str) -> dict[str, object]:
+    """Return the fields of a message that hold its text, and whom it calls."""
+    content: dict[str, object] = {"body": plain(body)}
+    if not all(isinstance(node, Text | Hashtag) or _is_bare(node) for node in body):
+        content |= {"format": _HTML, "formatted_body": write(body, names(room))}
+    called = [node.who.id for node in walk(body) if isinstance(node, Mention) and node.who.network == NETWORK]
+    # Without it, a name in the text would ring somebody's bell (MSC3952).
+    return content | {"m.mentions": {"user_ids": list(dict.fromkeys(called))} if called else {}}
+
+
+def _is_bare(node: object) -> bool:
+    return isinstance(node, Link) and node.children == (Text(node.url),)
 
 
 def _without_quote(body: str) -> str:
@@ -184,9 +214,7 @@ def to_request(act: Act, config: MatrixConfig) -> dict[str, object]:
             assert room is not None
             content = {
                 "msgtype": "m.text",
-                "body": plain(post.body),
-                # Empty, not absent: a name in the text must not ring anybody's bell.
-                "m.mentions": {},
+                **_text_content(post.body, room.id),
                 MARKER: {"network": post.ref.network, "id": post.ref.id},
             }
             return {

@@ -4,8 +4,9 @@ import orjson
 
 from bridge.identities import ghost_key, ghost_name
 from bridge.model import Delete, Op, Post, Profile, ProfileChange, Ref
+from bridge.networks.nostr.text import to_body, to_content
 from bridge.plan import PutPost, PutProfile, Withdraw
-from bridge.text import clean_name, plain, rich
+from bridge.text import clean_name
 from relay.nostr import kinds
 from relay.nostr.event import Event, sign
 from relay.nostr.tags import HEX_64, Tag, values
@@ -26,7 +27,9 @@ def to_op(event: Event) -> Op | None:
     match event.kind:
         case kinds.NOTE:
             bridged = any(tag and tag[0] == PROXY for tag in event.tags)
-            return Post(Ref(NETWORK, event.id), author, None, at_ms, rich(event.content), bridged)
+            return Post(
+                Ref(NETWORK, event.id), author, None, at_ms, to_body(event.content, event.tags), bridged
+            )
         case kinds.PROFILE:
             return ProfileChange(author, None, to_profile(event), at_ms)
         case kinds.DELETION:
@@ -53,12 +56,13 @@ def to_profile(event: Event) -> Profile:
 def to_note(seed: bytes, act: PutPost) -> Event:
     """Return the kind 1 event of a post: the same bytes for the same post, always."""
     post = act.post
+    content, tags = to_content(post.body)
     return sign(
         ghost_key(seed, act.author),
         created_at=post.at_ms // 1000,
         kind=kinds.NOTE,
-        tags=(_proxy(post.ref),),
-        content=plain(post.body),
+        tags=(*tags, _proxy(post.ref)),
+        content=content,
     )
 
 

@@ -12,6 +12,7 @@ from bridge.model import Ref, Room
 from bridge.network import Task
 from bridge.networks.matrix.network import MatrixNetwork
 from bridge.networks.matrix.registration import tokens
+from relay.nostr import nip19
 from tests.peers.matrix.conftest import BOT, PICTURE, Square
 from tests.peers.matrix.homeserver import SERVER_NAME, Person
 from tests.peers.matrix.notes import Account, connected
@@ -69,6 +70,28 @@ def _download(person: Person, mxc: str) -> bytes:
     with urllib.request.urlopen(asked, timeout=30) as answer:
         found: bytes = answer.read()
     return found
+
+
+def test_formatted_text_and_mentions_cross_both_ways(alice: Person, bob: Account, linked: str) -> None:
+    with alice.reading(linked) as timeline:
+        bob.publish(0, json.dumps({"name": "Bob"}))
+        bob.note("good morning")
+        greeting = timeline.until_text("good morning")
+        pill = f'<a href="https://matrix.to/#/{greeting["sender"]}">Bob</a>'
+        html = f"{pill}: look at <strong>this</strong> on #nostr<ul><li>one</li></ul>"
+        alice.say(linked, "Bob: look at this", format="org.matrix.custom.html", formatted_body=html)
+        note = bob.until_note(f"nostr:{bob.npub}: look at **this** on #nostr\n- one")
+        alices_ghost = nip19.encode(nip19.Npub(note.pubkey))
+        bob.note(f"nostr:{alices_ghost} seen: https://example.org/a")
+        answer = timeline.until(lambda event: "seen:" in str(event["content"].get("body")))
+
+    assert note.tags[:2] == (("p", bob.pubkey), ("t", "nostr"))
+    assert answer["content"]["body"] == "@Alice Ä. seen: https://example.org/a"
+    assert answer["content"]["m.mentions"] == {"user_ids": [alice.id]}
+    assert answer["content"]["formatted_body"] == (
+        f'<a href="https://matrix.to/#/{alice.id}">Alice Ä.</a> seen: '
+        '<a href="https://example.org/a">https://example.org/a</a>'
+    )
 
 
 def test_nothing_comes_back_to_where_it_came_from(alice: Person, bob: Account, linked: str) -> None:
