@@ -11,6 +11,7 @@ from relay.engine.feature import Context, Feature, Search, nobody
 from relay.engine.limits import Spend, unlimited
 from relay.features.management.book import membership
 from relay.nostr.keys import SecretKey
+from relay.nostr.nip19 import secret_key
 from relay.store.api import Table
 
 DATABASE = "torv.sqlite3"
@@ -18,6 +19,9 @@ SEARCH_INDEX = "torv-search.sqlite3"
 WRITER_SOCKET = "writer.sock"
 LOCK = "torv.lock"
 KEY = "relay.key"
+
+_MAX_KEY_CHARS = 1_024
+_NO_KEY = "{} does not hold a secret key: 64 hex digits, or nsec1…"
 
 
 class CannotRead(Exception):
@@ -67,9 +71,22 @@ def read_key(path: Path) -> SecretKey:
             file.write(SecretKey.generate().secret_bytes().hex() + "\n")
             file.flush()
             os.fsync(file.fileno())
-    if path.stat().st_mode & 0o077:
-        raise CannotRead(f"{path} can be read by others; run: chmod 600 {path}")
+    return read_secret(path)
+
+
+def read_secret(path: Path) -> SecretKey:
+    """Return the key in a file that its owner alone may read: nsec1… or 64 hex digits. Raises CannotRead."""
     try:
-        return SecretKey(bytes.fromhex(path.read_text().strip()))
+        with path.open() as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise CannotRead(f"{path} can be read by others; run: chmod 600 {path}")
+            text = file.read(_MAX_KEY_CHARS)
+    except OSError as error:
+        raise CannotRead(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise CannotRead(_NO_KEY.format(path)) from None
+    try:
+        return secret_key(text.strip())
     except ValueError:
-        raise CannotRead(f"{path} does not hold a secret key of 64 hex digits") from None
+        # The parser's words may quote what it was given.
+        raise CannotRead(_NO_KEY.format(path)) from None

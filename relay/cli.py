@@ -9,6 +9,7 @@ COMMANDS = {
     "dry-run": "relay.commands.judging:dry_run",
     "export": "relay.commands.exporting:export",
     "import": "relay.commands.importing:import_",
+    "sync": "relay.commands.syncing:sync",
     "why": "relay.commands.judging:why",
 }
 

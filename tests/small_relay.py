@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -89,7 +90,7 @@ class SmallRelay:
         self._port = 0
         self._changed = asyncio.Condition()
 
-    async def __aenter__(self) -> "SmallRelay":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -132,14 +133,15 @@ class SmallRelay:
                     authenticated = self.auth_answer[0]
                     await say(connection, Ok(message.event.id, *self.auth_answer))
                 else:
-                    await self._answer(connection, message, "" if authenticated else self.refusal)
+                    await self.answer(connection, message, "" if authenticated else self.refusal)
                 async with self._changed:
                     self.heard.append(message)
                     self._changed.notify_all()
         except ConnectionClosed:
             del self.connections[connection]
 
-    async def _answer(self, connection: ServerConnection, message: ClientMessage, refusal: str) -> None:
+    async def answer(self, connection: ServerConnection, message: ClientMessage, refusal: str) -> None:
+        """Answer one message; `refusal` is why it is refused."""
         match message:
             case Publish(event, _):
                 await say(connection, Ok(event.id, not refusal, refusal))
@@ -149,7 +151,7 @@ class SmallRelay:
                 await say(connection, Closed(name, refusal))
             case Req(name, filters):
                 self.connections[connection][name] = message
-                for event in self._stored(message):
+                for event in self.stored(message):
                     await say(connection, Delivered(name, event))
                 await say(connection, Eose(name))
             case Count(name, filters):
@@ -176,7 +178,8 @@ class SmallRelay:
             case NegClose(name):
                 self._reconciling.pop((connection, name), None)
 
-    def _stored(self, request: Req) -> list[Event]:
+    def stored(self, request: Req) -> list[Event]:
+        """Return the stored events that answer a request."""
         newest_first = sorted(self.events, key=lambda event: (-event.created_at, event.id))
         found: dict[str, Event] = {}
         for wanted in request.filters:

@@ -72,7 +72,7 @@ def test_a_malformed_key_is_refused_and_not_shown(path: Path, content: bytes) ->
     with pytest.raises(CannotRead) as raised:
         read_key(path)
 
-    assert str(raised.value) == f"{path} does not hold a secret key of 64 hex digits"
+    assert str(raised.value) == f"{path} does not hold a secret key: 64 hex digits, or nsec1…"
     assert raised.value.__suppress_context__
 
 

@@ -17,7 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"relay.engine", "relay.search"}),
     frozenset({"relay.features", "relay.policies", "relay.net", "relay.media", "relay.square"}),
     frozenset({"relay.transfer", "relay.assembly", "relay.doctor"}),
-    frozenset({"relay.writing"}),
+    frozenset({"relay.writing", "relay.mirror"}),
     frozenset({"relay.app"}),
     frozenset({"relay.commands"}),
     frozenset({"relay.cli"}),

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -61,6 +62,40 @@ async def opened(config: Configuration, *, make: bool) -> AsyncIterator[tuple[St
             # Bans and the like are records: without them, rules would judge as if there were none.
             Followers(store, (one for feature in features for one in feature.followers)).catch_up()
             yield store, Admission(features)
+        finally:
+            await store.close()
+
+
+@asynccontextmanager
+async def opened_relay(config: Configuration, *, make: bool) -> AsyncIterator[Relay]:
+    """Open the store as `opened` does, with the whole relay around it: its veils and gates too.
+
+    It does not run: it answers by what is read.
+    """
+    from relay import assembly
+
+    if not make and not (config.data / assembly.DATABASE).exists():
+        raise CannotStart(f"there is no database in the folder {config.data}")
+    with ExitStack() as held:
+        config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        desk = Desk()
+        key = assembly.read_key(config.data / assembly.KEY)
+        features = assembly.relay_features(config.relay, key, desk=desk)
+        store = await _open_store(config, features, held)
+        try:
+            desk.open(store)
+            limits = config.relay.limits
+            relay = Relay(
+                store,
+                features,
+                max_limit=limits.max_limit,
+                buffer_bytes=limits.max_outbox_bytes,
+                now=lambda: int(time.time()),
+            )
+            relay.catch_up()
+            for job in (job for feature in features for job in feature.jobs if job.everywhere):
+                await job.run(relay.now())
+            yield relay
         finally:
             await store.close()
 

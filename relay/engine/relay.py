@@ -165,14 +165,18 @@ class Relay:
 
     def reconcile(self, wanted: Filter, origin: Origin, *, most: int) -> Reconciliation | Refusal:
         """Return a reconciliation with what this reader may see, `most` events at most, or a refusal."""
+        answer = self.comparable(wanted, origin)
+        if isinstance(answer, Refusal):
+            return answer
+        return Reconciliation(partial(self._items, answer, self.veil(origin)), self._shelf, most)
+
+    def comparable(self, wanted: Filter, origin: Origin) -> Filter | Refusal:
+        """Return a filter as this reader may reconcile by it, or why not. Raises StoreError."""
         self.catch_up()
         for is_refused in self._doorkeepers:
             if (refusal := is_refused((wanted,), origin)) is not None:
                 return refusal
-        answer = self._narrow(wanted, origin, may_search=False)
-        if isinstance(answer, Refusal):
-            return answer
-        return Reconciliation(partial(self._items, answer, self.veil(origin)), self._shelf, most)
+        return self._narrow(wanted, origin, may_search=False)
 
     async def _items(self, wanted: Filter, veil: Veil) -> AsyncGenerator[list[Item], None]:
         head = await self.store.head()

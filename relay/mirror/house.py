@@ -1,0 +1,45 @@
+"""This relay as its partners meet it, and a partner as it is met here."""
+
+from dataclasses import dataclass
+
+from relay.client import RelayClient
+from relay.config import RelayConfig
+from relay.engine.relay import Relay
+from relay.mirror.door import Door
+from relay.mirror.reception import Reception
+from relay.nostr.event import PubKey
+from relay.nostr.keys import SecretKey
+
+
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """Another relay."""
+
+    url: str
+    """ws:// or wss://."""
+    signer: SecretKey | None = None
+    """Proves a key to it (NIP-42), if it asks."""
+    trusted: bool = False
+    """What it sends has passed rules like ours; see `Reception`."""
+
+
+class House:
+    """One relay: its store, its rules, and its door."""
+
+    def __init__(self, relay: Relay, key: PubKey, config: RelayConfig) -> None:
+        """`relay` need not run; `key` is its own."""
+        self.relay = relay
+        self.store = relay.store
+        self.door = Door(relay, key, has_groups=config.groups.enabled)
+        self._key = key
+        self._config = config
+
+    def reception(self, partner: Partner) -> Reception:
+        """Return what takes the events of a partner."""
+        return Reception(self.relay, self._key, url=self._config.url, trusted=partner.trusted)
+
+    def call(self, partner: Partner) -> RelayClient:
+        """Return a client for one connection to a partner. Raises ValueError where its URL is none."""
+        # Twice what an event of ours may take, for partners that take longer ones.
+        most = max(2**20, 2 * self._config.limits.max_message_bytes)
+        return RelayClient(partner.url, partner.signer, max_message_bytes=most)

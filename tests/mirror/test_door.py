@@ -1,0 +1,165 @@
+"""What may leave for other relays: what anybody may read here, and less."""
+
+from typing import Any
+
+import pytest
+
+from relay.features.groups.vocabulary import CREATE_GROUP, EDIT_METADATA
+from relay.mirror.door import PRIVATE
+from relay.nostr.event import Event
+from relay.nostr.filter import Filter
+from relay.nostr.reasons import Refusal
+from tests.events import ALICE, BOB, NOW, event, note
+from tests.mirror.houses import KEY, held, house_of, keep
+
+TO_BOB = [["p", BOB.public]]
+LEAVING: dict[str, Event] = {
+    "a note": note(ALICE),
+    "a profile": event(ALICE, 0),
+    "a deletion": event(ALICE, 5, tags=[["e", "ab" * 32]]),
+    "what will expire": note(ALICE, tags=[["expiration", str(NOW + 60)]]),
+    "a request to vanish from everywhere": event(ALICE, 62, tags=[["relay", "ALL_RELAYS"]]),
+    "a vote": event(ALICE, 1018, tags=[["e", "ab" * 32], ["response", "yes"]]),
+}
+STAYING: dict[str, Event] = {
+    "an encrypted message": event(ALICE, 4, tags=TO_BOB),
+    "a seal": event(ALICE, 13),
+    "a chat message": event(ALICE, 14, tags=TO_BOB),
+    "a file message": event(ALICE, 15, tags=TO_BOB),
+    "a gift wrap": event(ALICE, 1059, tags=TO_BOB),
+    "another wrap": event(ALICE, 1060, tags=TO_BOB),
+    "an ephemeral gift wrap": event(ALICE, 21059, tags=TO_BOB),
+    "a protected note": note(ALICE, tags=[["-"]]),
+    "a protected note, with more in the tag": note(ALICE, tags=[["t", "x"], ["-", "please"]]),
+    "an ephemeral event": event(ALICE, 20_001),
+    "what has expired": note(ALICE, tags=[["expiration", str(NOW)]]),
+    "a group's metadata": event(BOB, 39_000, tags=[["d", "square"]]),
+    "a group's members": event(BOB, 39_002, tags=[["d", "square"]]),
+    "a list of members": event(BOB, 13_534),
+    "a member added": event(BOB, 8_000, tags=TO_BOB),
+    "a role": event(BOB, 33_534, tags=[["d", "king"]]),
+    "a tally of this relay": event(KEY, 31_068, tags=[["d", "ab" * 32]]),
+    "an announcement of this relay": event(KEY, 30_166, tags=[["d", "wss://here.example"]]),
+    "a request to vanish from here": event(ALICE, 62, tags=[["relay", "wss://here.example"]]),
+    "a group's management": event(ALICE, 9_000, tags=[["h", "square"], ["p", BOB.public]]),
+    "a request to join": event(ALICE, 9_021, tags=[["h", "square"], ["code", "secret"]]),
+    "a word in a group that lives elsewhere": note(ALICE, tags=[["h", "unknown"]]),
+}
+
+
+@pytest.mark.parametrize("leaving", LEAVING.values(), ids=LEAVING)
+def test_what_is_for_everybody_may_leave(leaving: Event) -> None:
+    assert house_of().door.withheld(leaving) is None
+
+
+@pytest.mark.parametrize("staying", STAYING.values(), ids=STAYING)
+@pytest.mark.parametrize("settings", [{}, {"groups": {"enabled": False}}], ids=["groups", "no groups"])
+def test_what_is_not_for_everybody_stays(staying: Event, settings: Any) -> None:
+    assert house_of(**settings).door.withheld(staying) is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "leaves"),
+    [
+        ([], True),
+        ([["restricted"]], True),
+        ([["closed"]], True),
+        ([["private"]], False),
+        ([["hidden"]], False),
+        ([["private"], ["hidden"]], False),
+    ],
+    ids=str,
+)
+async def test_only_open_groups_words_leave(flags: list[list[str]], leaves: bool) -> None:
+    house = house_of()
+    word = note(ALICE, "hello", tags=[["h", "square"]])
+    await keep(
+        house,
+        [
+            event(ALICE, CREATE_GROUP, tags=[["h", "square"]]),
+            event(ALICE, EDIT_METADATA, tags=[["h", "square"], ["name", "Square"], *flags]),
+            word,
+        ],
+    )
+    house.relay.catch_up()
+
+    assert (house.door.withheld(word) is None) is leaves
+    both = note(ALICE, tags=[["h", "square"], ["h", "unknown"]])
+    assert house.door.withheld(both) is not None
+
+
+async def test_what_a_veil_hides_is_not_even_compared() -> None:
+    house = house_of(auth={"read_kinds": [30_382]})
+    shown = [note(ALICE), note(ALICE, "other", created_at=NOW - 1)]
+    hidden = [event(ALICE, 4, tags=TO_BOB), event(BOB, 1059, tags=TO_BOB), event(ALICE, 30_382)]
+    await keep(house, [*shown, *hidden])
+
+    items, cut = await house.door.items(Filter(), most=100)
+
+    assert {id_.hex() for _, id_ in items} == {one.id for one in shown}
+    assert cut is None
+    assert await house.door.events([one.id for one in (*shown, *hidden)]) == [shown[1], shown[0]]
+    assert house.door.withheld(hidden[2]) == "not for everybody"
+
+
+async def test_a_private_groups_words_are_not_even_compared() -> None:
+    house = house_of()
+    await keep(
+        house,
+        [
+            event(ALICE, CREATE_GROUP, tags=[["h", "square"]]),
+            event(ALICE, EDIT_METADATA, tags=[["h", "square"], ["private"]]),
+            note(ALICE, "hello", tags=[["h", "square"]]),
+            note(BOB),
+        ],
+    )
+
+    items, _ = await house.door.items(Filter(kinds=frozenset({1})), most=100)
+
+    assert [id_.hex() for _, id_ in items] == [note(BOB).id]
+
+
+async def test_what_only_some_may_read_does_not_leave_at_all() -> None:
+    house = house_of(auth={"read": True})
+    await keep(house, [note(ALICE)])
+
+    assert isinstance(house.door.narrow(Filter()), Refusal)
+    assert await house.door.items(Filter(), most=100) == ([], None)
+    assert await house.door.events([note(ALICE).id]) == []
+
+
+def test_asking_for_letters_alone_is_refused() -> None:
+    refusal = house_of().door.narrow(Filter(kinds=frozenset({4, 1059})))
+
+    assert isinstance(refusal, Refusal)
+    assert {4, 1059} <= PRIVATE
+
+
+async def test_many_events_are_compared_in_whole_seconds_the_newest_first() -> None:
+    house = house_of()
+    # Three in each second.
+    events = [note(ALICE, f"{n}", created_at=NOW - n // 3) for n in range(3_000)]
+    await keep(house, events)
+    wanted, seen = Filter(), []
+
+    while True:
+        items, cut = await house.door.items(wanted, most=700)
+        times = {time for time, _ in items}
+        assert len(items) == 3 * len(times)
+        seen += items
+        if cut is None:
+            break
+        assert min(times) == cut
+        wanted = Filter(until=cut - 1)
+
+    assert {id_.hex() for _, id_ in seen} == await held(house)
+    assert len(seen) == 3_000
+
+
+async def test_one_full_second_is_compared_whole() -> None:
+    house = house_of()
+    await keep(house, [note(ALICE, f"{n}") for n in range(1_500)])
+
+    items, cut = await house.door.items(Filter(), most=100)
+
+    assert (len(items), cut) == (1_500, None)
