@@ -2,15 +2,18 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
+from pydantic import Field, ValidationError, model_validator
 
 from bridge.config import BridgeConfig
 from relay import __version__
-from relay.config import RelayConfig
+from relay.config import FurtherRelays, RelayConfig, Site, inherited, sites_of
 from relay.logs import start_logging
 from relay.settings import (
+    RESTART,
     ConfigError,
     LazyGroup,
     Mistake,
@@ -33,7 +36,37 @@ class TorvConfig(Settings):
     """The whole configuration."""
 
     relay: RelayConfig = RelayConfig()
-    bridge: BridgeConfig = BridgeConfig()
+    relays: FurtherRelays = Field({}, examples=["home"])
+    bridge: BridgeConfig = Field(BridgeConfig(), json_schema_extra=RESTART)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: object) -> object:
+        """Give further relays what [relay] says and they do not."""
+        match values:
+            case {"relay": dict(shared), "relays": dict(further)} if isinstance(values, dict) and _is_right(
+                shared
+            ):
+                own = {
+                    name: inherited(shared, one) if isinstance(one, dict) else one
+                    for name, one in further.items()
+                }
+                return values | {"relays": own}
+        return values
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All relays, that of [relay] first."""
+        return sites_of(self.data, self.relay, self.relays)
+
+
+def _is_right(shared: dict[str, object]) -> bool:
+    """Say whether [relay] has no mistake, which would be told of once more for each further relay."""
+    try:
+        RelayConfig.model_validate(shared)
+    except ValidationError:
+        return False
+    return True
 
 
 def load_config(file: Path | None, overrides: Mapping[str, object]) -> TorvConfig:
@@ -43,18 +76,25 @@ def load_config(file: Path | None, overrides: Mapping[str, object]) -> TorvConfi
     the program with status 2 and a report of all that is wrong.
     """
     try:
-        config = load(
-            TorvConfig,
-            file=file,
-            overrides=overrides,
-            short_names=SHORT_NAMES,
-            reserved=frozenset({"TORV_CONFIG"}),
-        )
-        _check_bridge_can_reach_relay(config)
+        config = read_config(file, overrides)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
     start_logging(config.log)
+    return config
+
+
+def read_config(file: Path | None, overrides: Mapping[str, object]) -> TorvConfig:
+    """Read the configuration; see `load_config`. Raises ConfigError."""
+    config = load(
+        TorvConfig,
+        file=file,
+        overrides=overrides,
+        short_names=SHORT_NAMES,
+        reserved=frozenset({"TORV_CONFIG"}),
+    )
+    _check_bridge_can_reach_relay(config)
+    _check_relays_are_apart(config)
     return config
 
 
@@ -67,6 +107,27 @@ def _check_bridge_can_reach_relay(config: TorvConfig) -> None:
         hint = "Set bridge.relay_url to the wss:// URL that the certificate is for."
         problem = "with a bridge, TLS takes a URL that the bridge knows"
         raise ConfigError((Mistake("", "relay.tls", problem, hint),))
+
+
+def _check_relays_are_apart(config: TorvConfig) -> None:
+    """Refuse two relays that one request could be for, or with one folder."""
+    mistakes: list[Mistake] = []
+    doors: dict[tuple[str, str], str] = {}
+    folders: dict[Path, str] = {}
+    for site in config.sites:
+        table = f"relays.{site.name}" if site.name else "relay"
+        for host in site.relay.hosts or ("",):
+            other = doors.setdefault((host, site.relay.path), table)
+            if other != table:
+                where = f"{host}{site.relay.path}" if host else f"path {site.relay.path} of other hosts"
+                problem = f"expected a door of its own, found that {other} answers at {where} too"
+                mistakes.append(Mistake("", f"{table}.hosts", problem, "Give it hosts, or another path."))
+        other = folders.setdefault(site.data.resolve(), table)
+        if other != table:
+            problem = f"expected a folder of its own, found that of {other}"
+            mistakes.append(Mistake("", f"{table}.data", problem, "Nothing of two relays may be in one."))
+    if mistakes:
+        raise ConfigError(tuple(mistakes))
 
 
 COMMANDS = {
@@ -104,14 +165,14 @@ def serve(
     Works without any configuration. A setting on the command line wins over the environment
     (TORV_RELAY__LIMITS__MAX_FILTERS=30), and that over the file.
     """
-    loaded = load_config(
-        config, {"data": data, "relay.host": host, "relay.port": port, "relay.workers": workers}
-    )
+    overrides = {"data": data, "relay.host": host, "relay.port": port, "relay.workers": workers}
+    loaded = load_config(config, overrides)
     if check_config:
         _report(loaded)
         return
     # Imported here: `--check-config` needs none of it.
-    from relay.app import serve as serve_relay
+    from relay.app import Wanted
+    from relay.app import serve as serve_relays
     from relay.net.workers import CannotStart, Program
 
     extra = []
@@ -120,8 +181,24 @@ def serve(
         if config:
             argv += ["--config", str(config)]
         extra.append(Program("bridge", argv, bridge_environment(loaded), says_ready=False))
+
+    def wanted(read: TorvConfig) -> Wanted:
+        first, *further = read.sites
+        try:
+            first = replace(first, relay=trusting_bridge(read))
+        except click.ClickException as error:
+            raise CannotStart(error.message) from error
+        return Wanted((first, *further), read.log, read)
+
     try:
-        sys.exit(serve_relay(loaded.data, trusting_bridge(loaded), loaded.log, extra, announce=click.echo))
+        sys.exit(
+            serve_relays(
+                wanted(loaded),
+                lambda: wanted(read_config(config, overrides)),
+                extra,
+                announce=click.echo,
+            )
+        )
     except CannotStart as error:
         raise click.ClickException(str(error)) from error
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "export": "relay.commands.exporting:export",
     "import": "relay.commands.importing:import_",
     "sync": "relay.commands.syncing:sync",
+    "reload": "relay.commands.running:reload",
     "why": "relay.commands.judging:why",
 }
 

@@ -4,17 +4,19 @@ Every field carries its default and the sentence that stands above it in config.
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
 from relay.nostr import kinds as event_kinds
 from relay.nostr.kinds import MAX_KIND, Retention, retention
 from relay.nostr.nip19 import public_key
 from relay.policy_config import PoliciesConfig
-from relay.settings import Table
+from relay.settings import RESTART, LogConfig, Table
 
 _PRIVATE_KINDS = frozenset(
     {
@@ -63,6 +65,20 @@ def _network(text: str) -> str:
 PublicKeySetting = Annotated[str, AfterValidator(_public_key)]
 NamedKeySetting = Annotated[str, AfterValidator(_named_key)]
 NetworkSetting = Annotated[str, AfterValidator(_network)]
+
+
+_HOST_NAME = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}").fullmatch
+
+
+def _host_name(text: str) -> str:
+    """Accept the name of a host, or an address, without port and path; return it in lower case."""
+    name = text.strip().lower().strip("[]").rstrip(".")
+    if not _HOST_NAME(name):
+        raise ValueError("expected a host name such as 'relay.example.com', without port and path")
+    return name
+
+
+HostName = Annotated[str, AfterValidator(_host_name)]
 
 
 class LimitsConfig(Table):
@@ -307,8 +323,14 @@ class RelayConfig(Table):
         description="Names that the relay vouches for at /.well-known/nostr.json (NIP-05), such as "
         '"alice=npub1…"; "_" stands for the domain itself.',
     )
-    host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all of IPv4.")
-    port: int = Field(7777, ge=0, le=65535, description="The port to listen on; 0: a free one.")
+    host: str = Field(
+        "127.0.0.1",
+        description="The address to listen on; 0.0.0.0 for all of IPv4.",
+        json_schema_extra=RESTART,
+    )
+    port: int = Field(
+        7777, ge=0, le=65535, description="The port to listen on; 0: a free one.", json_schema_extra=RESTART
+    )
     trusted_proxies: tuple[NetworkSetting, ...] = Field(
         (),
         examples=[["127.0.0.1", "::1"]],
@@ -326,13 +348,24 @@ class RelayConfig(Table):
         description="Whether messages are compressed for clients that can read that (permessage-deflate): a "
         "third less to send, for 10 to 15 µs of processor time with each stored event that is sent.",
     )
-    path: str = Field("/", pattern=r"^/\S*$", description="The path of the relay's endpoint.")
+    path: str = Field(
+        "/", pattern=r"^/\S*$", description="The path of the relay's endpoint.", json_schema_extra=RESTART
+    )
+    hosts: tuple[HostName, ...] = Field(
+        (),
+        examples=[["relay.example.com"]],
+        description="Names by which clients reach this relay, where several are served: requests for names "
+        "that no relay has are answered with 404. Empty: it answers to all names that no other relay has.",
+        json_schema_extra=RESTART,
+    )
     hyperloglog: bool = Field(
         False,
         description="Whether counts of reactions, replies, followers and the like carry registers of their "
         "authors, so that clients can merge the counts of several relays; reads every counted event.",
     )
-    workers: int = Field(0, ge=0, le=256, description="Worker processes; 0: one per core.")
+    workers: int = Field(
+        0, ge=0, le=256, description="Worker processes; 0: one per core.", json_schema_extra=RESTART
+    )
     trust_bridge_keys: tuple[PublicKeySetting, ...] = Field(
         (), description="Keys that, once authenticated, are exempt from per-address limits and proof of work."
     )
@@ -345,7 +378,7 @@ class RelayConfig(Table):
     polls: PollsConfig = PollsConfig()
     policies: PoliciesConfig = PoliciesConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
-    tls: TlsConfig | None = None
+    tls: TlsConfig | None = Field(None, json_schema_extra=RESTART)
 
     @field_validator("announce")
     @classmethod
@@ -353,3 +386,92 @@ class RelayConfig(Table):
         if announce and info.data.get("url") == "":
             raise ValueError("expected false as long as url is empty")
         return announce
+
+
+ITS_OWN = frozenset({"hosts", "url", "announce", "names"})
+"""Settings that further relays do not take over from [relay]: what one of them is called is not another."""
+OF_ALL = frozenset({"host", "port", "workers", "trusted_proxies", "proxy_header", "tls"})
+"""Settings of the sockets, which all relays share."""
+
+
+class FurtherRelayConfig(RelayConfig):
+    """[relays.NAME]: one more relay on the same sockets, with its own data; what is unset is as in [relay].
+
+    It is recognized by `hosts`, by `path`, or by both.
+    """
+
+    hosts: tuple[HostName, ...] = Field(
+        (),
+        examples=[["home.example.com"]],
+        description="Names by which clients reach this relay.",
+        json_schema_extra=RESTART,
+    )
+    data: Path | None = Field(
+        None,
+        examples=["data/relays/home"],
+        description="The folder of its databases and its key; unset: relays/NAME in the data folder.",
+        json_schema_extra=RESTART,
+    )
+
+    @field_validator(*OF_ALL, mode="before")
+    @classmethod
+    def _is_of_all(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name is not None and value != cls.model_fields[info.field_name].default:
+            raise ValueError("expected nothing: all relays share what [relay] says")
+        return value
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+FurtherRelays = dict[Name, FurtherRelayConfig]
+
+
+def inherited(shared: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of a further relay, as they were given: its own, else those of [relay]."""
+    taken_over = {name: value for name, value in shared.items() if name not in ITS_OWN | OF_ALL}
+    return _merged(taken_over, own)
+
+
+def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        is_table = isinstance(value, dict) and isinstance(under, dict)
+        merged[name] = _merged(under, value) if is_table else value  # type: ignore[arg-type]
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One relay of those that the processes serve together."""
+
+    name: str
+    """Of [relays.NAME]; empty for [relay]."""
+    data: Path
+    """Its folder, where nothing of another relay is."""
+    relay: RelayConfig
+
+    def titled(self, process: str) -> str:
+        """Return how a process of this relay is called."""
+        return f"{process} {self.name}" if self.name else process
+
+
+def sites_of(data: Path, relay: RelayConfig, further: Mapping[str, FurtherRelayConfig]) -> tuple[Site, ...]:
+    """Return all relays of a configuration, that of [relay] first."""
+    shared = {name: getattr(relay, name) for name in OF_ALL}
+    return (
+        Site("", data, relay),
+        *(
+            Site(name, one.data or data / "relays" / name, one.model_copy(update=shared))
+            for name, one in sorted(further.items())
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RelaysConfig:
+    """What all processes of the relays go by; replaced as a whole when the configuration is read again."""
+
+    version: int
+    """Grows by one each time."""
+    sites: tuple[Site, ...]
+    log: LogConfig

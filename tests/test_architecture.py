@@ -17,7 +17,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"relay.engine", "relay.search"}),
     frozenset({"relay.features", "relay.policies", "relay.net", "relay.media", "relay.square"}),
     frozenset({"relay.transfer", "relay.assembly", "relay.doctor"}),
-    frozenset({"relay.writing", "relay.mirror"}),
+    frozenset({"relay.mirror"}),
+    frozenset({"relay.writing", "relay.worker"}),
     frozenset({"relay.app"}),
     frozenset({"relay.commands"}),
     frozenset({"relay.cli"}),
@@ -140,7 +141,7 @@ def test_only_the_programs_choose_a_store() -> None:
         if any(name.startswith(BACKENDS) for name in imports_of(path))
     }
 
-    assert choosing <= {"relay.store", "relay.search", "relay.app", "relay.commands", "torv"}
+    assert choosing <= {"relay.store", "relay.search", "relay.worker", "relay.commands", "torv"}
 
 
 def test_only_one_file_sees_the_curve() -> None:

@@ -83,6 +83,8 @@ class Intake:
         self._catch_up = catch_up
         self._store = store
         self._admission = admission
+        self._adopted: tuple[Admission, Mapping[int, Request]] | None = None
+        """What the next batch is judged by, if not by what the last one was."""
         self._now = now
         self._is_heard = is_heard
         self._arrivals: deque[Arrival] = deque()
@@ -94,6 +96,14 @@ class Intake:
         self._slots = asyncio.Semaphore(BATCHES_IN_FLIGHT)
         self._commits: set[asyncio.Task[None]] = set()
         self._busy = False
+
+    def adopt(self, admission: Admission, requests: Mapping[int, Request]) -> None:
+        """Judge by these from the next batch on; the one under way is judged to its end as it began."""
+        self._adopted = (admission, requests)
+
+    def be_one_of_several(self) -> None:
+        """Take it from now on that other processes serve subscribers too."""
+        self._is_heard = None
 
     def take(self, arrival: Arrival) -> None:
         """Take an event; its reply is called later, also when it is refused."""
@@ -116,6 +126,9 @@ class Intake:
         async with asyncio.TaskGroup() as commits:
             while True:
                 await self._arrived.wait()
+                if self._adopted is not None:
+                    self._admission, self._requests = self._adopted
+                    self._adopted = None
                 due = min(LOOKED_UP_TOGETHER, len(self._arrivals))
                 arrived = [self._arrivals.popleft() for _ in range(due)]
                 if not self._arrivals:

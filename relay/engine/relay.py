@@ -10,7 +10,17 @@ import structlog
 from relay.engine.admission import Admission
 from relay.engine.authors import count_authors
 from relay.engine.boundary import whole_seconds
-from relay.engine.feature import Conjure, Doorkeeper, Feature, Gate, Handler, Origin, Search, VeilRule
+from relay.engine.feature import (
+    Conjure,
+    Doorkeeper,
+    Feature,
+    Gate,
+    Handler,
+    Origin,
+    Request,
+    Search,
+    VeilRule,
+)
 from relay.engine.followers import Followers
 from relay.engine.index import SubscriptionIndex
 from relay.engine.intake import Arrival, Intake, Reply
@@ -51,10 +61,42 @@ class Relay:
     ) -> None:
         """`alone` says that no other process serves this store's subscribers."""
         self.store = store
-        self.features = tuple(features)
-        self.admission = Admission(features)
         self.now = now
         self.index: SubscriptionIndex[Subscription] = SubscriptionIndex()
+        self._searching = 0
+        """Open subscriptions that search."""
+        self._shelf = Shelf()
+        self._take_up(features, self._followers_of(features), max_limit, buffer_bytes)
+        self.intake = Intake(
+            store,
+            self.admission,
+            now=now,
+            is_heard=self._is_heard if alone else None,
+            requests=_requests(features),
+            catch_up=self.catch_up,
+        )
+        self.tail = Tail(store, self._on_rows, now=now, wanted=lambda: len(self.index) > 0)
+
+    def adopt(self, features: Sequence[Feature], *, max_limit: int, buffer_bytes: int) -> None:
+        """Do everything by these features from now on, in place of those so far.
+
+        Subscriptions stay open: what they are sent is judged by the new veils. What is being answered is
+        answered to its end by the features that it began with. Raises StoreError; then nothing has changed.
+        """
+        followers = self._followers_of(features)
+        # They must know who is banned before they are asked.
+        followers.catch_up()
+        self._take_up(features, followers, max_limit, buffer_bytes)
+        self.intake.adopt(self.admission, _requests(features))
+
+    def _followers_of(self, features: Sequence[Feature]) -> Followers:
+        return Followers(self.store, (one for feature in features for one in feature.followers))
+
+    def _take_up(
+        self, features: Sequence[Feature], followers: Followers, max_limit: int, buffer_bytes: int
+    ) -> None:
+        self.features = tuple(features)
+        self.admission = Admission(features)
         self.handlers: dict[type[ClientMessage], Handler] = {
             kind: handler for feature in features for kind, handler in feature.handlers.items()
         }
@@ -63,31 +105,16 @@ class Relay:
         )
         self._gates: tuple[Gate, ...] = tuple(gate for feature in features for gate in feature.gates)
         self._veils: tuple[VeilRule, ...] = tuple(veil for feature in features for veil in feature.veils)
-        self._personal_kinds: frozenset[int] = frozenset()
-        self._veiled_kinds: frozenset[int] = frozenset()
-        self._veiled_tags: dict[str, frozenset[str]] = {}
-        self._lower_veils()
-        self._followers = Followers(store, (one for feature in features for one in feature.followers))
+        self._followers = followers
         self.conjured: dict[int, Conjure] = {
             kind: conjure for feature in features for kind, conjure in feature.conjured.items()
         }
         self._turning_away = tuple(one.turns_away for one in features if one.turns_away is not None)
         self._lapses = tuple(lapse for feature in features for lapse in feature.lapses)
         self._search: Search | None = next((one.search for one in features if one.search is not None), None)
-        self._searching = 0
-        """Open subscriptions that search."""
         self._max_limit = max_limit
         self._buffer_bytes = buffer_bytes
-        self._shelf = Shelf()
-        self.intake = Intake(
-            store,
-            self.admission,
-            now=now,
-            is_heard=self._is_heard if alone else None,
-            requests={kind: ask for feature in features for kind, ask in feature.requests.items()},
-            catch_up=self.catch_up,
-        )
-        self.tail = Tail(store, self._on_rows, now=now, wanted=lambda: len(self.index) > 0)
+        self._lower_veils()
 
     async def run(self, ready: asyncio.Event | None = None) -> None:
         """Serve until cancelled."""
@@ -111,15 +138,17 @@ class Relay:
 
     def _lower_veils(self) -> None:
         veiled = [(veil, veil.kinds() if callable(veil.kinds) else veil.kinds) for veil in self._veils]
-        self._veiled_kinds = frozenset().union(*(kinds for _, kinds in veiled))
-        self._personal_kinds = frozenset().union(*(kinds for veil, kinds in veiled if veil.is_personal))
+        self._veiled_kinds: frozenset[int] = frozenset().union(*(kinds for _, kinds in veiled))
+        self._personal_kinds: frozenset[int] = frozenset().union(
+            *(kinds for veil, kinds in veiled if veil.is_personal)
+        )
         self._visible = {
             kind: tuple(veil.visible for veil, kinds in veiled if kind in kinds)
             for kind in self._veiled_kinds
         }
         tagged = [(veil, veil.tags()) for veil in self._veils if veil.tags is not None]
         letters = {letter for _, tags in tagged for letter, values in tags.items() if values}
-        self._veiled_tags = {
+        self._veiled_tags: dict[str, frozenset[str]] = {
             letter: frozenset().union(*(tags.get(letter, frozenset()) for _, tags in tagged))
             for letter in letters
         }
@@ -137,6 +166,11 @@ class Relay:
         for is_refused in self._doorkeepers:
             if (refusal := is_refused(filters, origin)) is not None:
                 return refusal
+        return self._pass_gates(filters, origin, may_search=may_search)
+
+    def _pass_gates(
+        self, filters: Sequence[Filter], origin: Origin, *, may_search: bool
+    ) -> list[Filter] | Refusal:
         narrowed = []
         for wanted in filters:
             answer = self._narrow(wanted, origin, may_search=may_search)
@@ -243,6 +277,22 @@ class Relay:
         self.index.remove(subscription)
         self._searching -= subscription.searches
 
+    def judge_anew(self, subscription: Subscription) -> Refusal | None:
+        """Ask the gates about an opened subscription again: narrow it, or say why it has to end.
+
+        What they had narrowed before stays so, until its client asks again.
+        """
+        # It was let in; only what it may see is asked again.
+        answer = self._pass_gates(subscription.filters, subscription.reader.origin, may_search=True)
+        if isinstance(answer, Refusal):
+            return answer
+        narrowed = [new.limited(old.limit) for new, old in zip(answer, subscription.filters, strict=True)]
+        if narrowed != list(subscription.filters):
+            self.close(subscription)
+            subscription.narrow(narrowed)
+            self.open(subscription)
+        return None
+
     async def count(self, filters: Sequence[Filter], origin: Origin) -> int:
         """Return how many events that this reader may see match any of the filters. Raises StoreError."""
         wanted = [f.limited(None) for f in filters if not f.is_empty]
@@ -308,6 +358,10 @@ class Relay:
         # All that is due to a subscription at once is one write.
         for subscription, events in due.items():
             subscription.offer(events, buffer_bytes=self._buffer_bytes)
+
+
+def _requests(features: Sequence[Feature]) -> dict[int, Request]:
+    return {kind: ask for feature in features for kind, ask in feature.requests.items()}
 
 
 def _finding(event: Event, subscriptions: Sequence[Subscription], search: Search) -> list[Subscription]:

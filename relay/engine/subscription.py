@@ -68,10 +68,8 @@ class Subscription:
 
     def __init__(self, name: str, filters: Sequence[Filter], reader: Reader) -> None:
         self.name = name
-        self.filters = tuple(filters)
         self.reader = reader
-        self.searches = any(wanted.search is not None for wanted in filters)
-        """Whether some filter searches: the others' conditions alone do not say what it wants."""
+        self.narrow(filters)
         self.prefix = delivered_prefix(name)
         """What stands before the event in this subscription's EVENT messages."""
         self.line = Seq(0)
@@ -81,6 +79,12 @@ class Subscription:
         self.live = False
         self._buffer: list[LiveEvent] | None = None
         self._buffered_bytes = 0
+
+    def narrow(self, filters: Sequence[Filter]) -> None:
+        """Let it want what these filters want; it must not be filed in an index meanwhile."""
+        self.filters = tuple(filters)
+        self.searches = any(wanted.search is not None for wanted in filters)
+        """Whether some filter searches: the others' conditions alone do not say what it wants."""
 
     def offer(self, events: Sequence[LiveEvent], *, buffer_bytes: int) -> None:
         """Take live events that match and may be seen, in the order of the log.

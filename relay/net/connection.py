@@ -154,6 +154,31 @@ class Connection:
         self._send(Challenge(self._session.challenge))
         socket.talk(self)
 
+    def adopt(self, settings: RelayConfig, exempt: frozenset[PubKey]) -> None:
+        """Go on by other settings, and by the features that the relay has adopted before.
+
+        Subscriptions that these refuse end with CLOSED. Reconciliations go on as they were begun.
+        """
+        limits = settings.limits
+        board, slot = self._board, self.slot
+        events, requests = Rate(limits.events_per_minute), Rate(limits.requests_per_minute)
+        self._settings = settings
+        self._session.adopt(
+            url=settings.url or self.origin.url,
+            limits=limits,
+            exempt=exempt,
+            handlers=self._relay.handlers,
+            allow_event=lambda: board.take(slot, Bucket.EVENTS, events),
+            allow_request=lambda: board.take(slot, Bucket.REQUESTS, requests),
+        )
+        self._socket.bound(limits.max_message_bytes)
+        self._outbox.bound(limits.max_outbox_bytes)
+        if self._reconciling is not None:
+            self._reconciling.adopt(settings)
+        for subscription in tuple(self._subscriptions.values()):
+            if (refusal := self._relay.judge_anew(subscription)) is not None:
+                self._refuse(subscription.name, str(refusal))
+
     @property
     def origin(self) -> Origin:
         """Whose connection this is, with all keys proved so far."""
@@ -224,6 +249,11 @@ class Connection:
     def pause(self) -> None:
         """Take no more messages: the relay is about to stop."""
         self._stopping = True
+
+    @property
+    def owes_nothing(self) -> bool:
+        """Whether all that the client has asked and published was answered."""
+        return not self._pending and not self._serving
 
     def look_after(self, now: float) -> None:
         """Cut a socket that does not move or is dead, and a silent client that waits for nothing.

@@ -53,13 +53,23 @@ _EVENTS = {
 class Metrics(Collector):
     """The board's sums, in Prometheus' terms; every worker answers for the whole machine."""
 
-    def __init__(self, board: Board, head: Seq | None, gauges: Iterable[Gauge] = ()) -> None:
-        """`head` is None where the database cannot say; `gauges` are the features'."""
+    def __init__(self, board: Board, head: Seq | None, gauges: Iterable[Gauge] = (), label: str = "") -> None:
+        """`head`: None where the database cannot say; `gauges`: the features'; `label`: the relay's name."""
+        self._label = label
         self._board = board
         self._head = head
         self._gauges = tuple(gauges)
 
     def collect(self) -> Iterable[Metric]:
+        for metric in self._collect():
+            if self._label:
+                metric.samples = [
+                    sample._replace(labels={"relay": self._label, **sample.labels})
+                    for sample in metric.samples
+                ]
+            yield metric
+
+    def _collect(self) -> Iterable[Metric]:
         events = CounterMetricFamily("torv_events", "EVENT messages by outcome.", labels=["outcome"])
         for outcome, counter in _EVENTS.items():
             events.add_metric([outcome], self._board.total(counter))
@@ -95,6 +105,7 @@ class Pages:
         catch_up: Callable[[], None] = lambda: None,
         now: Callable[[], int] = lambda: int(time.time()),
         veil: Callable[[Origin], Veil],
+        label: str = "",
     ) -> None:
         """`catch_up` lets features know every change of followed records, before they are asked; `veil` says
         what somebody may see."""
@@ -108,6 +119,7 @@ class Pages:
         self._catch_up = catch_up
         self._now = now
         self._veil = veil
+        self._label = label
 
     async def answer(self, request: web.BaseRequest, url: str) -> web.Response:
         """Answer one request; `url` is the relay's URL as this client knows it."""
@@ -199,7 +211,7 @@ class Pages:
             except (StoreError, TimeoutError) as error:
                 log.warning("metrics are missing", error=str(error) or "no answer in time")
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(Metrics(self._board, head, gauges))
+        registry.register(Metrics(self._board, head, gauges, self._label))
         return web.Response(
             body=generate_latest(registry),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},

@@ -49,6 +49,10 @@ class Incoming:
         """The message that has begun and goes on in later frames."""
         self._opcode = int(Opcode.CONT)
 
+    def bound(self, max_message_bytes: int) -> None:
+        """Take messages of so many bytes at most from now on."""
+        self._max_message_bytes = max_message_bytes
+
     def feed(self, data: bytes) -> None:
         """Take what was read from the socket."""
         rest = self._bytes

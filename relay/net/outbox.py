@@ -39,6 +39,10 @@ class Outbox:
         self.written = 0
         """Bytes handed to the socket since the connection began."""
 
+    def bound(self, max_bytes: int) -> None:
+        """Let the client keep so much waiting from now on."""
+        self._max_bytes = max_bytes
+
     def push(self, frame: bytes, owner: Subscription | None = None) -> None:
         """Queue one or more whole frames."""
         self._frames.append(frame)

@@ -47,12 +47,16 @@ class Reconciling:
     ) -> None:
         """`begin` starts work that may take long; None: it is done already."""
         self._relay = relay
-        self._limits = settings.limits
-        self._timeout_seconds = settings.timeouts.negentropy_seconds
+        self.adopt(settings)
         self._outbox = outbox
         self._send = send
         self._begin = begin
         self._open: dict[str, _Open] = {}
+
+    def adopt(self, settings: RelayConfig) -> None:
+        """Go on by these settings."""
+        self._limits = settings.limits
+        self._timeout_seconds = settings.timeouts.negentropy_seconds
 
     def open(self, message: NegOpen, origin: Origin) -> None:
         """Begin one, in place of another of its name."""

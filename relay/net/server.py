@@ -4,7 +4,8 @@ import asyncio
 import itertools
 import logging
 import socket
-from collections.abc import Coroutine, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -21,6 +22,7 @@ from relay.net.board import Board, Counter
 from relay.net.certificates import Certificates
 from relay.net.connection import Connection
 from relay.net.deflate import PLAIN, Deflater, InvalidExtensions, negotiate
+from relay.net.directory import Directory
 from relay.net.http import Pages
 from relay.net.proxies import Proxies, Visitor
 from relay.net.websocket import CLOSING_SECONDS, HandedOver, take_over, upgrade_mistake
@@ -31,6 +33,12 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
 """How often connections are looked after."""
+ADOPTED_PER_TURN = 100
+"""Connections whose subscriptions are judged anew before others get their turn."""
+NEWCOMER_SECONDS = 1.0
+"""For who has connected right before we stop to say what for."""
+GOODBYE_PAUSE_SECONDS = 0.05
+"""Between goodbyes, where they are spread over a while."""
 LOOKS_PER_TURN = 500
 """So many are looked after before those that have something to say get their turn; each takes 1 µs."""
 # Sent on a graceful stop: client pools take it as "come back soon" (RFC 6455 registry: Service Restart).
@@ -53,45 +61,88 @@ class _HttpServer(web.Server):
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         self._server.await_request(handler)
+        self._server.expect(handler)
 
 
 class Server:
-    """Serves one relay on listening sockets that somebody else bound."""
+    """Serves one relay on listening sockets that somebody else bound; others may be served beside it."""
 
-    def __init__(self, relay: Relay, settings: RelayConfig, board: Board, data: Path) -> None:
-        """Raises CannotServeTls."""
+    def __init__(
+        self, relay: Relay, settings: RelayConfig, board: Board, data: Path, *, label: str = ""
+    ) -> None:
+        """`label` tells the relay from others in metrics, where there are others. Raises CannotServeTls."""
+        self._label = label
         self._relay = relay
-        self._settings = settings
         self._board = board
-        self._pages = Pages(
-            settings,
-            relay.features,
-            relay.store,
-            board,
-            data,
-            catch_up=self._catch_up,
-            now=relay.now,
-            veil=relay.veil,
-        )
+        self._data = data
+        self._take_up(settings)
+        self._directory: Directory[Server] | None = None
+        """Who answers which request; None where this relay is alone."""
         self._connections: set[Connection] = set()
         self._nobody_left = asyncio.Event()
         self._large_ones = asyncio.Lock()
         self._awaited: dict[RequestHandler, float] = {}
+        self._newcomers: set[RequestHandler] = set()
+        """Who has connected and not asked anything so far."""
+        self._is_leaving = False
         self._numbers = itertools.count(1)
         self._tasks: asyncio.TaskGroup | None = None
-        self._exempt = frozenset(map(PubKey, settings.trust_bridge_keys))
-        self._deflater = Deflater() if settings.compression else None
         tls = settings.tls
         self._certificates = Certificates(tls.certificate, tls.key) if tls is not None else None
-        self._proxies = Proxies.of(settings.trusted_proxies, settings.proxy_header)
 
-    async def run(self, sockets: Sequence[socket.socket], stop: asyncio.Event, ready: asyncio.Event) -> None:
-        """Serve until `stop` is set; then answer what was begun, say goodbye and return."""
+    def _take_up(self, settings: RelayConfig) -> None:
+        self._settings = settings
+        self._proxies = Proxies.of(settings.trusted_proxies, settings.proxy_header)
+        # Who has agreed on compression keeps it.
+        self._deflater = Deflater() if settings.compression else None
+        self._exempt = frozenset(map(PubKey, settings.trust_bridge_keys))
+        self._pages = Pages(
+            settings,
+            self._relay.features,
+            self._relay.store,
+            self._board,
+            self._data,
+            catch_up=self._catch_up,
+            now=self._relay.now,
+            veil=self._relay.veil,
+            label=self._label,
+        )
+
+    async def adopt(self, settings: RelayConfig) -> None:
+        """Go on by other settings, after the relay has adopted their features. No connection is cut.
+
+        Where to listen and at which path are not among what can change.
+        """
+        self._take_up(settings)
+        for number, connection in enumerate(tuple(self._connections), 1):
+            connection.adopt(settings, self._exempt)
+            if number % ADOPTED_PER_TURN == 0:
+                await asyncio.sleep(0)
+
+    async def run(
+        self,
+        sockets: Sequence[socket.socket],
+        stop: asyncio.Event,
+        ready: asyncio.Event,
+        *,
+        beside: Sequence["Server"] = (),
+        goodbye_seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """Serve until `stop` is set; then answer what was begun, say goodbye and return.
+
+        `beside` are the servers of other relays on the same sockets. Goodbyes are spread over
+        `goodbye_seconds`, asked for when it stops: those who are still there are served meanwhile.
+        """
         loop = asyncio.get_running_loop()
+        everyone = (self, *beside)
+        if beside:
+            self._directory = Directory((one._settings.hosts, one._settings.path, one) for one in everyone)
         http = _HttpServer(self)
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            caring = tasks.create_task(self._look_after())
+            caring = []
+            for server in everyone:
+                server._tasks = tasks
+                caring.append(tasks.create_task(server._look_after()))
             tls = self._certificates
             listeners = [
                 await loop.create_server(
@@ -110,32 +161,42 @@ class Server:
             await stop.wait()
             for listener in listeners:
                 listener.close()
-            await self._drain()
-            caring.cancel()
+            await asyncio.gather(*(server._take_leave(goodbye_seconds()) for server in everyone))
+            await self._await_newcomers()
+            for task in caring:
+                task.cancel()
             await http.shutdown(1.0)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one HTTP request, an upgrade among them."""
+        """Answer one HTTP request, an upgrade among them, or let the server answer whose relay it is for."""
+        self._awaited.pop(request.protocol, None)
+        self._newcomers.discard(request.protocol)
+        server: Server | None = self
         try:
-            return await self._answer(request)
+            visitor = self._proxies.visitor(
+                request.remote or "", request.host, request.headers, over_tls=self._certificates is not None
+            )
+            if self._directory is not None:
+                server = self._directory.find(visitor.host, request.path)
+            if server is None:
+                response: web.StreamResponse = web.Response(status=404, text="no relay has this name\n")
+            else:
+                response = await server._answer(request, visitor)
         except ConnectionError:
             raise  # the client is gone
         except Exception:
             log.exception("answering a request failed", path=request.path)
-            return web.Response(status=500, text="internal error\n")
+            response = web.Response(status=500, text="internal error\n")
+        if not isinstance(response, HandedOver):
+            # The next request on this connection has its own time to arrive.
+            self.await_request(request.protocol)
+        return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        self._awaited.pop(request.protocol, None)
-        visitor = self._proxies.visitor(
-            request.remote or "", request.host, request.headers, over_tls=self._certificates is not None
-        )
+    async def _answer(self, request: web.BaseRequest, visitor: Visitor) -> web.StreamResponse:
         scheme = "wss" if visitor.is_secure else "ws"
         url = self._settings.url or f"{scheme}://{visitor.host}{self._settings.path}"
         if request.headers.get("Upgrade", "").lower() != "websocket":
-            response = await self._pages.answer(request, url)
-            # The next request on this connection has its own time to arrive.
-            self.await_request(request.protocol)
-            return response
+            return await self._pages.answer(request, url)
         # NIP-01: "Relays MUST only accept connections to a single endpoint".
         if request.path != self._settings.path:
             return web.Response(status=404, text="the relay is not at this path\n")
@@ -165,22 +226,24 @@ class Server:
             raise
         self._board.add(Counter.CONNECTIONS_OPENED)
         self._board.add(Counter.CONNECTIONS_OPEN)
-        self._connections.add(
-            Connection(
-                next(self._numbers),
-                socket,
-                self._relay,
-                self._settings,
-                Origin(address=address, url=url),
-                self._board,
-                slot,
-                self._spawn,
-                self._exempt,
-                self._forget,
-                self._large_ones,
-                PLAIN if agreed is None or self._deflater is None else self._deflater.frames,
-            )
+        connection = Connection(
+            next(self._numbers),
+            socket,
+            self._relay,
+            self._settings,
+            Origin(address=address, url=url),
+            self._board,
+            slot,
+            self._spawn,
+            self._exempt,
+            self._forget,
+            self._large_ones,
+            PLAIN if agreed is None or self._deflater is None else self._deflater.frames,
         )
+        self._connections.add(connection)
+        if self._is_leaving:
+            # It came before we stopped to listen: not refused, but sent on.
+            connection.shut(RESTARTING, b"restarting")
         return HandedOver()
 
     def _forget(self, connection: Connection) -> None:
@@ -193,6 +256,16 @@ class Server:
     def await_request(self, handler: RequestHandler) -> None:
         """Give a connection a while to finish its next request."""
         self._awaited[handler] = monotonic() + self._settings.timeouts.handshake_seconds
+
+    def expect(self, handler: RequestHandler) -> None:
+        """Remember who has connected and not asked anything."""
+        self._newcomers.add(handler)
+
+    async def _await_newcomers(self) -> None:
+        """Let those who have just connected ask what they came for, or a restart would turn them away."""
+        until = monotonic() + NEWCOMER_SECONDS
+        while any(one.transport is not None for one in self._newcomers) and monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     def _catch_up(self) -> None:
         try:
@@ -207,10 +280,9 @@ class Server:
         return self._tasks.create_task(work)
 
     async def _look_after(self) -> None:
-        timeouts = self._settings.timeouts
-        pause = min(LOOK_SECONDS, timeouts.stalled_seconds / 4, timeouts.ping_seconds / 4)
         while True:
-            await asyncio.sleep(pause)
+            timeouts = self._settings.timeouts
+            await asyncio.sleep(min(LOOK_SECONDS, timeouts.stalled_seconds / 4, timeouts.ping_seconds / 4))
             now = monotonic()
             self._catch_up()
             if self._certificates is not None:
@@ -221,6 +293,7 @@ class Server:
                 connection.look_after(now)
                 if number % LOOKS_PER_TURN == 0:
                     await asyncio.sleep(0)
+            self._newcomers = {one for one in self._newcomers if one.transport is not None}
             for handler, deadline in tuple(self._awaited.items()):
                 if handler.transport is None:
                     del self._awaited[handler]
@@ -228,9 +301,12 @@ class Server:
                     del self._awaited[handler]
                     handler.force_close()
 
-    async def _drain(self) -> None:
+    async def _take_leave(self, seconds: float) -> None:
+        log.info("stopping", connections=len(self._connections), goodbye_seconds=seconds)
+        if seconds:
+            await self._see_off(seconds)
+        self._is_leaving = True
         connections = tuple(self._connections)
-        log.info("stopping", connections=len(connections))
         for connection in connections:
             connection.pause()
         try:
@@ -244,3 +320,20 @@ class Server:
         if self._connections:
             # Each is cut if it does not answer in time.
             await self._nobody_left.wait()
+
+    async def _see_off(self, seconds: float) -> None:
+        """Say goodbye to one after the other; to each when it has the answers that are due to it."""
+        began, leaving = monotonic(), deque(self._connections)
+        count = len(leaving)
+        paused: list[Connection] = []
+        while leaving and self._connections:
+            await asyncio.sleep(min(GOODBYE_PAUSE_SECONDS, seconds))
+            due = count * min(1.0, (monotonic() - began) / seconds)
+            while leaving and count - len(leaving) < due:
+                connection = leaving.popleft()
+                connection.pause()
+                paused.append(connection)
+            for connection in paused:
+                if connection.owes_nothing:
+                    connection.shut(RESTARTING, b"restarting")
+            paused = [connection for connection in paused if not connection.owes_nothing]

@@ -81,6 +81,25 @@ class Session:
         self._allow_request = allow_request
         self._open: set[str] = set()
 
+    def adopt(
+        self,
+        *,
+        url: str,
+        limits: LimitsConfig,
+        exempt: frozenset[PubKey],
+        handlers: Mapping[type[ClientMessage], Handler],
+        allow_event: Callable[[], bool],
+        allow_request: Callable[[], bool],
+    ) -> None:
+        """Go on by other settings. What was proved stays proved; who is exempt is found anew."""
+        is_exempt = not exempt.isdisjoint(self.origin.authenticated)
+        self.origin = replace(self.origin, url=url, exempt=is_exempt)
+        self._limits = limits
+        self._exempt = exempt
+        self._handlers = handlers
+        self._allow_event = allow_event
+        self._allow_request = allow_request
+
     def authenticate(self, key: PubKey) -> None:
         """Count `key` as proved; earlier keys stay (NIP-42)."""
         self.origin = replace(

@@ -104,6 +104,11 @@ class WebSocket(asyncio.Protocol):
         if self._incoming:
             self._take_turn_later()
 
+    def bound(self, max_message_bytes: int) -> None:
+        """Take messages of so many bytes at most from now on."""
+        if self._incoming is not None:
+            self._incoming.bound(max_message_bytes)
+
     # Writing: what an `Outbox` needs of its pipe.
 
     def write(self, data: bytes) -> None:

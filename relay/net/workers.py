@@ -96,6 +96,8 @@ class Supervisor:
     def __init__(self, groups: Sequence[Sequence[Program]]) -> None:
         self._groups = groups
         self._stopping = False
+        self._held: dict[str, asyncio.Event] = {}
+        """Programs that are stopped, or being stopped, while the others run on; set when they may go on."""
         self._running: dict[str, Child] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -127,6 +129,12 @@ class Supervisor:
     async def _keep(self, program: Program, ready: "asyncio.Future[None]") -> None:
         pause = FIRST_RETRY_SECONDS
         while not self._stopping:
+            if (held := self._held.get(program.name)) is not None:
+                if not ready.done():
+                    ready.set_result(None)
+                await held.wait()
+                pause = FIRST_RETRY_SECONDS
+                continue
             began = monotonic()
             try:
                 await self._start(program)
@@ -144,6 +152,10 @@ class Supervisor:
                 code = await self._running[program.name].wait()
                 if self._stopping:
                     return
+                if program.name in self._held:
+                    if program.on_death is not None:
+                        program.on_death()
+                    continue
                 log.error("a process died; restarting it", process=program.name, code=code)
             if program.on_death is not None:
                 program.on_death()
@@ -171,16 +183,35 @@ class Supervisor:
         finally:
             os.close(reading)
 
+    def begin_held(self, name: str) -> None:
+        """Do not start a program until it is released; call it before `run`."""
+        self._held[name] = asyncio.Event()
+
+    async def hold(self, name: str) -> None:
+        """Stop a program, in its time, until it is released; the others run on."""
+        program = next(one for group in self._groups for one in group if one.name == name)
+        self._held[name] = asyncio.Event()
+        process = self._running.get(name)
+        if process is not None and process.returncode is None:
+            await self._end_gently(program, process)
+
+    def release(self, name: str) -> None:
+        """Start a program that was held."""
+        self._held.pop(name).set()
+
+    async def _end_gently(self, program: Program, process: Child) -> None:
+        process.send(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(program.stop_seconds + KILL_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            log.warning("a process did not stop; killing it", process=program.name)
+            await self._end(program)
+
     async def _stop(self, program: Program) -> None:
         process = self._running.get(program.name)
         if process is not None and process.returncode is None:
-            process.send(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(program.stop_seconds + KILL_SECONDS):
-                    await process.wait()
-            except TimeoutError:
-                log.warning("a process did not stop; killing it", process=program.name)
-                await self._end(program)
+            await self._end_gently(program, process)
         task = self._tasks.get(program.name)
         if task is not None:
             task.cancel()

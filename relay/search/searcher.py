@@ -45,6 +45,10 @@ class Searcher:
         """Whether too many look-ups wait already."""
         return self._waiting >= MAX_WAITING
 
+    def adopt(self, searched: frozenset[int]) -> None:
+        """Take it that these kinds are indexed from now on."""
+        self._searched = searched
+
     async def stored(
         self, store: Store, wanted: Filter, *, upto: Seq, now: int, veil: Veil | None = None
     ) -> AsyncIterator[list[Stored]]:

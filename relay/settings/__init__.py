@@ -4,14 +4,17 @@ The relay and the bridge describe their settings with `Table`; the file above bo
 `Settings` and calls `load`. Every mistake is found in one go.
 """
 
+from relay.settings.differences import Difference, differences, keeping_fixed
 from relay.settings.example import changes, example
 from relay.settings.lazy import LazyGroup
 from relay.settings.loading import Loader, config_option, load
 from relay.settings.mistakes import ConfigError, Mistake
-from relay.settings.table import LogConfig, Settings, Table, variable
+from relay.settings.table import RESTART, LogConfig, Settings, Table, variable
 
 __all__ = [
+    "RESTART",
     "ConfigError",
+    "Difference",
     "LazyGroup",
     "Loader",
     "LogConfig",
@@ -20,7 +23,9 @@ __all__ = [
     "Table",
     "changes",
     "config_option",
+    "differences",
     "example",
+    "keeping_fixed",
     "load",
     "variable",
 ]

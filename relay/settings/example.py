@@ -1,25 +1,32 @@
 """A configuration as text: the commented example, and what an operator changed."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from relay.settings.table import Settings, table_of, walk
+from relay.settings.table import Settings, named_tables_of, table_of, walk
 
 
 def changes(settings: Settings) -> dict[str, str]:
     """Return what differs from the defaults, as TOML would have it; secrets are left out."""
-    changed = {}
+    return dict(_changes(settings, ""))
+
+
+def _changes(settings: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
     for path, field, table in walk(type(settings)):
         value: object = settings
         for name in path.split("."):
             value = getattr(value, name, None)
+        if isinstance(value, dict) and named_tables_of(field) is not None:
+            for name, inner in value.items():
+                yield from _changes(inner, f"{prefix}{path}.{name}.")
+            continue
         default = field.get_default(call_default_factory=False)
         if table is None and value != default and value is not None:
-            changed[path] = "(not shown)" if isinstance(value, SecretStr) else _toml(value)
-    return changed
+            yield prefix + path, "(not shown)" if isinstance(value, SecretStr) else _toml(value)
 
 
 def example(model: type[BaseModel]) -> str:
@@ -34,20 +41,35 @@ def example(model: type[BaseModel]) -> str:
 
 
 def _write_table(lines: list[str], model: type[BaseModel], *, path: str, off: bool) -> None:
-    inner = []
+    tables = []
     for name, field in model.model_fields.items():
-        table = table_of(field)
-        if table is not None:
-            inner.append((name, table, off or field.get_default(call_default_factory=False) is None))
+        if table_of(field) is not None or named_tables_of(field) is not None:
+            tables.append((name, field))
             continue
         lines += [f"# {line}" for line in _wrapped(field.description or "")]
         lines += [f"#{name} = {_toml(_example_value(path + name, field))}", ""]
-    for name, table, inner_off in inner:
+    for name, field in tables:
+        if (named := named_tables_of(field)) is not None:
+            _write_named_table(lines, named, f"{path}{name}.{(field.examples or ['NAME'])[0]}")
+            continue
+        table = table_of(field)
+        assert table is not None
+        inner_off = off or field.get_default(call_default_factory=False) is None
         lines += ["", *(f"# {line}" for line in _wrapped(_summary(table)))]
         if inner_off:
             lines.append("# Off unless this table is present.")
         lines += [f"{'#' if inner_off else ''}[{path}{name}]", ""]
         _write_table(lines, table, path=f"{path}{name}.", off=inner_off)
+
+
+def _write_named_table(lines: list[str], model: type[BaseModel], path: str) -> None:
+    """Write what such a table has of its own; what it shares with another one is shown there."""
+    lines += ["", *(f"# {line}" for line in _wrapped(_summary(model))), f"#[{path}]", ""]
+    for name in model.__annotations__:
+        field = model.model_fields[name]
+        value = field.examples[0] if field.examples else _example_value(path, field)
+        lines += [f"# {line}" for line in _wrapped(field.description or "")]
+        lines += [f"#{name} = {_toml(value)}", ""]
 
 
 def _summary(table: type[BaseModel]) -> str:

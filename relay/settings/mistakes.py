@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import PydanticBaseSettingsSource
 
-from relay.settings.table import variable, walk
+from relay.settings.table import field_at, model_at, variable, walk
 
 _MAX_SHOWN_CHARS = 60
 
@@ -135,8 +135,7 @@ def describe(model: type[BaseModel], error: ErrorDetails, given: Given) -> Mista
 
 
 def _field(model: type[BaseModel], path: Location) -> FieldInfo | None:
-    dotted = ".".join(part for part in path if isinstance(part, str))
-    return next((leaf.field for leaf in walk(model) if leaf.path == dotted), None)
+    return field_at(model, [part for part in path if isinstance(part, str)])
 
 
 def _similar(model: type[BaseModel], path: Location) -> str:
@@ -144,8 +143,8 @@ def _similar(model: type[BaseModel], path: Location) -> str:
     *tables, key = (part for part in path if isinstance(part, str))
     prefix = "".join(f"{table}." for table in tables)
     leaves = [leaf.path for leaf in walk(model)]
-    beside = [leaf.removeprefix(prefix) for leaf in leaves if leaf.startswith(prefix)]
-    beside = [name for name in beside if "." not in name]
+    here = model_at(model, tables)
+    beside = [] if here is None else list(here.model_fields)
     elsewhere = [leaf for leaf in leaves if leaf.split(".")[-1] == key]
     if elsewhere:
         return f"Did you mean {elsewhere[0]}?"

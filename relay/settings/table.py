@@ -1,11 +1,11 @@
 """What the parts of a configuration are made of, and how to go through one's settings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args, get_origin
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -65,6 +65,10 @@ class LogConfig(Table):
     )
 
 
+RESTART: dict[str, JsonValue] = {"restart": True}
+"""`json_schema_extra` of settings and tables that cannot change while the program runs."""
+
+
 class Settings(BaseSettings):
     """The root of a configuration: what every process of this project needs to know."""
 
@@ -81,8 +85,37 @@ class Settings(BaseSettings):
         Path("data"),
         description="The folder of databases, keys and locks; made if it does not exist. "
         "A relative path counts from the working directory.",
+        json_schema_extra=RESTART,
     )
     log: LogConfig = LogConfig()
+
+
+def field_at(model: type[BaseModel], names: Sequence[str]) -> FieldInfo | None:
+    """Return the field that stands at a path of names; None where there is none."""
+    field: FieldInfo | None = None
+    names = list(names)
+    inner: type[BaseModel] | None = model
+    while names:
+        field = None if inner is None else inner.model_fields.get(names.pop(0))
+        if field is None:
+            return None
+        inner = table_of(field)
+        if (named := named_tables_of(field)) is not None and names:
+            names.pop(0)
+            inner = named
+    return field
+
+
+def model_at(model: type[BaseModel], names: Sequence[str]) -> type[BaseModel] | None:
+    """Return the model of the table at a path of names; None where there is none."""
+    if not names:
+        return model
+    field = field_at(model, names)
+    if field is None:
+        return None
+    holds = field_at(model, names[:-1])
+    named = None if holds is None else named_tables_of(holds)
+    return named or table_of(field)
 
 
 def variable(path: str) -> str:
@@ -98,6 +131,14 @@ class Leaf(NamedTuple):
     table: type[BaseModel] | None
 
 
+def named_tables_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of the tables in a field that holds some by name (`dict[str, M]`); else None."""
+    if get_origin(field.annotation) is not dict:
+        return None
+    model = get_args(field.annotation)[1]
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
 def walk(model: type[BaseModel], prefix: str = "") -> Iterator[Leaf]:
     """Yield every setting of a model, and every table before what stands in it."""
     for name, field in model.model_fields.items():
@@ -109,6 +150,8 @@ def walk(model: type[BaseModel], prefix: str = "") -> Iterator[Leaf]:
 
 def table_of(field: FieldInfo) -> type[BaseModel] | None:
     """Return the model of a table's field (`M` or `M | None`); None for a plain setting."""
+    if get_origin(field.annotation) is dict:
+        return None
     for one in (field.annotation, *get_args(field.annotation)):
         if isinstance(one, type) and issubclass(one, BaseModel):
             return one

@@ -10,7 +10,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 
 DEFAULT = Tuning()
 
+Beside = Callable[[WriterServer], Coroutine[None, None, None]]
+"""What runs beside the server, such as what listens for new settings."""
+
 
 async def run(
     path: Path,
@@ -37,16 +40,24 @@ async def run(
     *,
     tables: Iterable[Table] = (),
     tuning: Tuning = DEFAULT,
+    beside: Beside | None = None,
 ) -> None:
     """Write the database for who connects to the socket, until `stop` is set.
 
-    Raises StoreError: the database is locked, damaged, or not a relay's; StoreTooNew.
+    `beside` runs meanwhile, and is cancelled in the end. Raises StoreError: the database is locked,
+    damaged, or not a relay's; StoreTooNew.
     """
     with only_writer(path):
         writer = SqliteWriter(path, tuning, tables=tables)
         try:
             _get_ready(writer)
-            await WriterServer(writer, socket_path).run(ready, stop)
+            server = WriterServer(writer, socket_path)
+            running = None if beside is None else asyncio.create_task(beside(server))
+            try:
+                await server.run(ready, stop)
+            finally:
+                if running is not None:
+                    running.cancel()
         finally:
             writer.close()
 
@@ -87,12 +98,13 @@ async def run_until_terminated(
     *,
     tables: Iterable[Table] = (),
     tuning: Tuning = DEFAULT,
+    beside: Beside | None = None,
 ) -> None:
     """Do `run` until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(path, socket_path, ready, stop, tables=tables, tuning=tuning)
+    await run(path, socket_path, ready, stop, tables=tables, tuning=tuning, beside=beside)
 
 
 def main() -> None:

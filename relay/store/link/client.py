@@ -8,7 +8,8 @@ from pathlib import Path
 import structlog
 
 from relay.store.api import Bell, Seq, Stored, StoreError
-from relay.store.link.frames import PROTOCOL, FrameStream, FrameTooLong, Say, encode, socket_address
+from relay.store.link.frames import PROTOCOL, FrameStream, FrameTooLong, Say, encode
+from relay.store.private_sockets import socket_address
 
 log = structlog.get_logger(__name__)
 

@@ -6,13 +6,10 @@ Both ends are the same installation on the same machine, and the socket belongs 
 
 import asyncio
 import marshal
-import os
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
-from pathlib import Path
 from typing import cast
 
 PROTOCOL = (1, sys.version_info[:2], marshal.version)
@@ -22,8 +19,6 @@ MAX_FRAME_BYTES = 256 * 2**20
 """Holds the longest message that the configuration allows (64 MiB) and its index entries."""
 
 _LENGTH = struct.Struct("<I")
-# Linux: sizeof(sun_path) is 108, with the closing NUL.
-_MAX_SOCKET_PATH = 107
 
 
 class Say(IntEnum):
@@ -127,16 +122,3 @@ class FrameStream(asyncio.Protocol):
         """Hang up at once; does nothing on a lost connection."""
         if self.transport is not None:
             self.transport.abort()
-
-
-@contextmanager
-def socket_address(path: Path) -> Iterator[str]:
-    """Give a name for a unix socket that the kernel takes, however deep the path is."""
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

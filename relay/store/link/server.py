@@ -1,12 +1,10 @@
 """The writer process's end: takes batches from all workers, commits them together, rings their bells."""
 
 import asyncio
-import contextlib
-import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,9 @@ from typing import TypeVar
 import structlog
 
 from relay.nostr.reasons import Refusal
-from relay.store.api import Seq, StoreError
-from relay.store.link.frames import PROTOCOL, FrameStream, Say, encode, socket_address
+from relay.store.api import Seq, StoreError, Table
+from relay.store.link.frames import PROTOCOL, FrameStream, Say, encode
+from relay.store.private_sockets import listen
 from relay.store.sqlite import Committed, Prepared, SqliteWriter, removes_owned
 
 log = structlog.get_logger(__name__)
@@ -90,6 +89,7 @@ class WriterServer:
         self._commands: deque[_Command | _Removal] = deque()
         self._removing: list[tuple[list[_Batch], Committed]] = []
         """Committed, and to be answered when all that somebody owned is removed."""
+        self._adopting: list[tuple[tuple[Table, ...], asyncio.Future[None]]] = []
         self._is_untidy = writer.is_untidy
         self._awake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "writer")
@@ -121,6 +121,13 @@ class WriterServer:
             await self._hang_up()
             self._thread.shutdown()
             self._checkpoint_thread.shutdown()
+
+    async def adopt(self, tables: Iterable[Table]) -> None:
+        """Let these tables judge, between two commits; see `SqliteWriter.adopt`. Raises ValueError."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._adopting.append((tuple(tables), done))
+        self._awake.set()
+        await done
 
     # What workers report
 
@@ -158,6 +165,7 @@ class WriterServer:
     async def _work(self) -> None:
         while True:
             self._awake.clear()
+            self._adopt_now()
             if self._pending or self._sweeps or self._commands or self._removing:
                 # A slice of a sweep after each commit: neither keeps the other waiting for ever.
                 if self._pending:
@@ -181,6 +189,16 @@ class WriterServer:
                 self._is_untidy = await self._tidy()
             else:
                 await self._awake.wait()
+
+    def _adopt_now(self) -> None:
+        adopting, self._adopting = self._adopting, []
+        for tables, done in adopting:
+            try:
+                self._writer.adopt(tables)
+            except ValueError as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
     def _next_group(self) -> list[_Batch]:
         """Take the batches of the next transaction: all that wait, within bounds."""
@@ -458,19 +476,7 @@ class _Worker(FrameStream):
 
 
 def _listen(path: Path) -> socket.socket:
-    """Listen on a unix socket that only its owner may open, replacing what a dead writer left."""
-    fresh = path.with_name(path.name + ".new")
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-        with socket_address(fresh) as address:
-            listening.bind(address)
-        # Under its own name only when it is private and listens: nobody can come too early.
-        fresh.chmod(0o600)
-        listening.listen(64)
-        os.replace(fresh, path)
+        return listen(path)
     except OSError as error:
-        listening.close()
         raise StoreError(f"cannot listen on {path}: {error}") from error
-    return listening

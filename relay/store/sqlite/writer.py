@@ -322,15 +322,9 @@ class SqliteWriter:
             """The database's hash key, for `Hashes`."""
             self._tiers = Tiers(self._connection, tuning)
             self.hashes = Hashes(self.key)
-            self._tables = Tables(tables)
             self._now = now
-            self._records = {
-                name: WrittenRecords(self._connection, table, self._next_version)
-                for name, table in self._tables.all.items()
-                if table.of is None
-            }
-            self.barred = tuple(one.barred for one in self._records.values() if one.barred is not None)
-            """What the records of tables keep out."""
+            asked = Tables(tables)
+            self._take_up(asked, asked.all)
             self._version = self._committed_version = RecordReading(self._ask).version()
             self._any_judged = bool(self._connection.execute("SELECT 1 FROM judged LIMIT 1").fetchall())
             self.farewells = Farewells(self._connection, self.hashes)
@@ -339,6 +333,28 @@ class SqliteWriter:
             self._tombstones = self._last("tombstone")
             self._log = WriteAheadLog(path)
             self._shrinking = Shrinking(self._connection, tuning)
+
+    def _take_up(self, tables: Tables, barring: Container[str]) -> None:
+        self._tables = tables
+        self._records = {
+            name: WrittenRecords(self._connection, table, self._next_version)
+            for name, table in tables.all.items()
+            if table.of is None
+        }
+        self.barred = tuple(
+            records.barred
+            for name, records in self._records.items()
+            if records.barred is not None and name in barring
+        )
+        """What the records of tables keep out."""
+
+    def adopt(self, tables: Iterable[Table]) -> None:
+        """Let these tables judge from the next transaction on. Raises ValueError.
+
+        Those so far whose names are not among them stay: events that name them may be on their way.
+        """
+        adopted = {table.name: table for table in tables}
+        self._take_up(Tables({**self._tables.all, **adopted}.values()), adopted)
 
     def _ask(self, question: str, *values: object) -> list[tuple[object, ...]]:
         return self._connection.execute(question, values).fetchall()
