@@ -21,7 +21,8 @@ MAX_TS = 2**63 - 1
 
 _FORMAT = 2
 """Goes up when the same events would be filed otherwise."""
-_CACHE_KIB = 16_384
+_CACHE_KIB = 4_096
+"""Full after minutes; with four times as much an event costs the same, and 0.02 reads of a page less."""
 _BUSY_SECONDS = 5.0
 _CHECKPOINT_PAGES = 4_096
 
