@@ -7,9 +7,18 @@ from typing import Annotated
 import pytest
 from pydantic import Field, SecretStr
 
-from relay.settings import ConfigError, Settings, Table, changes, example, load
+from relay.settings import (
+    ConfigError,
+    Settings,
+    Table,
+    changes,
+    differences,
+    example,
+    keeping_fixed,
+    load,
+)
 from tests.events import ALICE
-from torv import SHORT_NAMES, TorvConfig, bridge_environment
+from torv import SHORT_NAMES, TorvConfig, bridge_environment, read_config
 
 ROOT = Path(__file__).parent.parent
 NPUB = "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg"
@@ -349,3 +358,87 @@ def test_searching_no_kinds_is_a_mistake(tmp_path: Path) -> None:
     (mistake,) = mistakes("[relay.search]\nkinds = []", tmp_path)
 
     assert "expected at least one kind; enabled = false switches search off" in mistake
+
+
+def test_a_further_relay_takes_over_what_it_does_not_say(tmp_path: Path) -> None:
+    config = read(
+        '[relay]\nname = "Square"\nurl = "wss://square.test"\nport = 1234\nhosts = ["square.test"]\n'
+        "[relay.limits]\nmax_limit = 7\n"
+        '[relays.home]\nhosts = ["Home.test"]\n[relays.home.limits]\nmax_filters = 2',
+        tmp_path,
+    )
+
+    square, home = config.sites
+    assert (square.name, square.data, square.relay) == ("", Path("data"), config.relay)
+    assert (home.name, home.data) == ("home", Path("data/relays/home"))
+    assert (home.relay.name, home.relay.port, home.relay.hosts) == ("Square", 1234, ("home.test",))
+    assert (home.relay.limits.max_limit, home.relay.limits.max_filters) == (7, 2)
+    # What a relay is called is its own.
+    assert home.relay.url == ""
+
+
+def heads(text: str, folder: Path) -> list[str]:
+    """Return the mistakes without their hints."""
+    return [mistake.partition("\n")[0] for mistake in mistakes(text, folder)]
+
+
+def test_mistakes_about_several_relays_are_named(tmp_path: Path) -> None:
+    assert heads("[relays.home]\nport = 1\n[relays.home.limits]\nmax_filter = 1", tmp_path) == [
+        "torv.toml:2: relays.home.port: expected nothing: all relays share what [relay] says, found 1",
+        "torv.toml:4: relays.home.limits.max_filter: unknown setting",
+    ]
+    # A mistake in [relay] is told once.
+    assert heads('[relay]\nport = -1\n[relays.home]\nhosts = ["a.test"]', tmp_path) == [
+        "torv.toml:2: relay.port: expected at least 0, found -1"
+    ]
+    assert heads('[relays."No Name"]\nhosts = ["a.test"]', tmp_path)[0].startswith("torv.toml")
+    (wrong,) = heads('[relays.home]\nhosts = ["https://a.test/"]', tmp_path)
+    assert wrong.startswith("torv.toml:2: relays.home.hosts[0]: expected a host name such as")
+
+
+def test_two_relays_have_two_doors_and_two_folders(tmp_path: Path) -> None:
+    file = tmp_path / "torv.toml"
+    file.write_text(
+        '[relays.a]\nhosts = ["x.test"]\n[relays.b]\nhosts = ["x.test"]\ndata = "data"\n[relays.c]'
+    )
+
+    with pytest.raises(ConfigError) as raised:
+        read_config(file, {})
+
+    assert [(one.path, one.problem) for one in raised.value.mistakes] == [
+        ("relays.b.hosts", "expected a door of its own, found that relays.a answers at x.test/ too"),
+        ("relays.b.data", "expected a folder of its own, found that of relay"),
+        (
+            "relays.c.hosts",
+            "expected a door of its own, found that relay answers at path / of other hosts too",
+        ),
+    ]
+
+
+def test_what_differs_is_told_and_what_of_it_takes_a_restart(tmp_path: Path) -> None:
+    before = read(
+        '[relay]\nname = "A"\n[relays.home]\nhosts = ["a.test"]\n[relays.gone]\npath = "/x"', tmp_path
+    )
+    after = read(
+        '[relay]\nname = "B"\nport = 1\n[relay.limits]\nmax_limit = 3\n[relays.home]\nhosts = ["b.test"]\n'
+        '[bridge.matrix]\nhomeserver = "http://127.0.0.1:1"\nserver_name = "x.test"\n[log]\nlevel = "debug"',
+        tmp_path,
+    )
+
+    told = differences(before, after)
+
+    assert [one.path for one in told if one.takes_restart] == [
+        "relay.port",
+        "relays.gone",
+        "relays.home.hosts",
+        "bridge.matrix",
+    ]
+    assert [one.path for one in told if not one.takes_restart] == [
+        "log.level",
+        "relay.name",
+        "relay.limits.max_limit",
+        "relays.home.name",
+        "relays.home.limits.max_limit",
+    ]
+    kept = keeping_fixed(before.relay, after.relay)
+    assert (kept.name, kept.port, kept.limits.max_limit) == ("B", 7777, 3)

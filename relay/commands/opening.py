@@ -3,15 +3,15 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 import click
 
-from relay.config import RelayConfig
+from relay.config import RelayConfig, Site
 from relay.engine.admission import Admission
 from relay.engine.desk import Desk
 from relay.engine.feature import Feature
@@ -23,9 +23,31 @@ from relay.nostr.keys import SecretKey
 from relay.settings import Loader
 from relay.store.api import Store
 
-data_option = click.option(
+folder_option = click.option(
     "--data", type=click.Path(path_type=Path), help="The folder of databases [default: data]."
 )
+"""For commands that concern all relays of a configuration."""
+
+_CHOSEN = "relay"
+
+
+def _choose(context: click.Context, option: click.Parameter, name: str | None) -> None:
+    context.meta[_CHOSEN] = name or ""
+
+
+_relay_option = click.option(
+    "--relay",
+    "relay_name",
+    metavar="NAME",
+    expose_value=False,
+    callback=_choose,
+    help="Which relay, where several are served: NAME of [relays.NAME] [default: that of [relay]].",
+)
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """For commands that concern one relay: its folder, and which one it is."""
+    return folder_option(_relay_option(command))
 
 
 class Configuration(Protocol):
@@ -38,9 +60,25 @@ class Configuration(Protocol):
     def relay(self) -> RelayConfig: ...
 
 
+class WholeConfiguration(Configuration, Protocol):
+    """A configuration of perhaps several relays."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]: ...
+
+
 def load_for(context: click.Context, config: Path | None, data: Path | None) -> Configuration:
-    loader: Loader[Configuration] = context.obj
-    return loader(config, {"data": data})
+    """Read the configuration; return what it says of the relay that the command is for."""
+    loader: Loader[WholeConfiguration] = context.obj
+    loaded = loader(config, {"data": data})
+    name = context.meta.get(_CHOSEN, "")
+    if not name:
+        return loaded
+    found = next((site for site in loaded.sites if site.name == name), None)
+    if found is None:
+        known = ", ".join(site.name for site in loaded.sites if site.name) or "none"
+        raise click.BadParameter(f"there is no [relays.{name}]; named relays: {known}", param_hint="--relay")
+    return found
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import orjson
 
-from relay.commands.opening import data_option, load_for
+from relay.commands.opening import folder_option, load_for
 from relay.net.control import CONTROL_SOCKET, NobodyAnswers, give_order
 from relay.settings import config_option
 
@@ -19,7 +19,7 @@ RELOAD_SECONDS = 120.0
 
 @click.command("reload")
 @config_option
-@data_option
+@folder_option
 @json_option
 @click.pass_context
 def reload(context: click.Context, config: Path | None, data: Path | None, as_json: bool) -> None:

@@ -135,10 +135,13 @@ def proof(
 
 
 @asynccontextmanager
-async def dial(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[Wire]:
+async def dial(
+    url: str, *, receive_buffer: int | None = None, at: tuple[str, int] | None = None
+) -> AsyncIterator[Wire]:
     """Connect and take the challenge that the relay sends first.
 
-    `receive_buffer` in bytes makes the kernel hold little of what is not read.
+    `at` is where to connect to, if not where the URL says. `receive_buffer` in bytes makes the kernel hold
+    little of what is not read.
     """
     where = urlsplit(url)
     sock = socket.socket()
@@ -148,7 +151,7 @@ async def dial(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[
     # Who is given a small buffer reads only what the test asks for, and cannot close in good order.
     queue, patience = (None, 10) if receive_buffer is None else (1, 0.1)
     try:
-        await asyncio.get_running_loop().sock_connect(sock, (where.hostname, where.port))
+        await asyncio.get_running_loop().sock_connect(sock, at or (where.hostname, where.port))
         async with connect(
             url,
             sock=sock,
