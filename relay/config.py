@@ -124,8 +124,20 @@ class LimitsConfig(Table):
     requests_per_minute: int = Field(
         3_000, ge=0, description="REQ and COUNT messages per minute from one address; 0: no limit."
     )
+    others_per_minute: int = Field(
+        600,
+        ge=0,
+        description="AUTH messages and malformed ones per minute from one address; who sends more malformed "
+        "ones is disconnected. 0: no limit.",
+    )
     connections_per_address: int = Field(
         256, ge=0, description="Open connections from one address, over all workers; 0: no limit."
+    )
+    http_connections_per_address: int = Field(
+        64,
+        ge=0,
+        description="Of these, and beside them, connections from one address to one worker that are no "
+        "WebSockets, or none yet; those of trusted_proxies are not counted. 0: no limit.",
     )
     max_negentropy_sessions: int = Field(
         16, ge=1, description="Open Negentropy sessions (NIP-77) per connection."
@@ -261,6 +273,7 @@ class TimeoutsConfig(Table):
     """[relay.timeouts]: how long the relay waits, in seconds."""
 
     handshake_seconds: float = Field(10, gt=0, description="To finish the HTTP request.")
+    message_seconds: float = Field(60, gt=0, description="For a message that has begun to arrive whole.")
     ping_seconds: float = Field(30, gt=0, description="Between pings; a client that misses one is cut.")
     idle_seconds: float = Field(
         600, gt=0, description="A connection without subscriptions that says nothing for so long is closed."

@@ -27,7 +27,9 @@ UNLIMITED = """
 [relay.limits]
 events_per_minute = 0
 requests_per_minute = 0
+others_per_minute = 0
 connections_per_address = 0
+http_connections_per_address = 0
 """
 """Configuration without the limits that count by address: all tests come from 127.0.0.1."""
 

@@ -46,6 +46,8 @@ class Bucket(IntEnum):
 
     EVENTS = 0
     REQUESTS = 1
+    OTHERS = 2
+    """AUTH, and what makes no sense."""
 
 
 class Board:

@@ -72,6 +72,7 @@ class Connection:
     """One client, from the upgrade to the last byte."""
 
     __slots__ = (
+        "_amid_since",
         "_board",
         "_frames",
         "_is_lost",
@@ -131,6 +132,7 @@ class Connection:
         self._frames = frames
         self._is_lost = False
         events, requests = Rate(limits.events_per_minute), Rate(limits.requests_per_minute)
+        others = Rate(limits.others_per_minute)
         self._session = Session(
             origin=origin,
             challenge=secrets.token_hex(16),
@@ -139,6 +141,7 @@ class Connection:
             handlers=relay.handlers,
             allow_event=lambda: board.take(slot, Bucket.EVENTS, events),
             allow_request=lambda: board.take(slot, Bucket.REQUESTS, requests),
+            allow_other=lambda: board.take(slot, Bucket.OTHERS, others),
         )
         self._outbox = Outbox(socket, limits.max_outbox_bytes, asyncio.get_running_loop())
         self._subscriptions: dict[str, Subscription] = {}
@@ -151,6 +154,7 @@ class Connection:
         self._stopping = False
         self._last_heard = self._moved_at = monotonic()
         self._last_sent = 0
+        self._amid_since: float | None = None
         self._send(Challenge(self._session.challenge))
         socket.talk(self)
 
@@ -162,6 +166,7 @@ class Connection:
         limits = settings.limits
         board, slot = self._board, self.slot
         events, requests = Rate(limits.events_per_minute), Rate(limits.requests_per_minute)
+        others = Rate(limits.others_per_minute)
         self._settings = settings
         self._session.adopt(
             url=settings.url or self.origin.url,
@@ -170,6 +175,7 @@ class Connection:
             handlers=self._relay.handlers,
             allow_event=lambda: board.take(slot, Bucket.EVENTS, events),
             allow_request=lambda: board.take(slot, Bucket.REQUESTS, requests),
+            allow_other=lambda: board.take(slot, Bucket.OTHERS, others),
         )
         self._socket.bound(limits.max_message_bytes)
         self._outbox.bound(limits.max_outbox_bytes)
@@ -210,7 +216,8 @@ class Connection:
             self._take_later(partial(self._inflate, text))
 
     def take_binary(self) -> None:
-        """Tell the client that we do not understand."""
+        """Tell the client that we do not understand. Raises Broken."""
+        self._session.made_mistake()
         self._send(Notice(_BINARY))
 
     def answer_ping(self, pong: bytes) -> None:
@@ -269,6 +276,12 @@ class Connection:
         elif now - self._moved_at >= timeouts.stalled_seconds:
             self._board.add(Counter.CONNECTIONS_STALLED)
             self._socket.abort()
+        if not self._socket.is_amid_message:
+            self._amid_since = None
+        elif self._amid_since is None or self._amid_since < self._last_heard:
+            self._amid_since = now
+        elif now - self._amid_since >= timeouts.message_seconds:
+            self._socket.fail(CloseCode.POLICY_VIOLATION, b"a message took too long to arrive")
         if self._reconciling is not None:
             self._reconciling.look_after(now)
         if not self._subscriptions and now - self._last_heard >= timeouts.idle_seconds:

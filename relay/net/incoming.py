@@ -17,6 +17,8 @@ DEFLATED = 0x40
 _CONTROL = 0x08
 _WHOLE_TEXT = 0x80 | Opcode.TEXT
 _LONGEST_CONTROL = 125
+MAX_FRAGMENTS = 1024
+"""Frames of one message. Else a message need never end, for a fragment may be empty."""
 
 
 class Broken(Exception):
@@ -35,7 +37,16 @@ class Incoming:
     compiled reader, which takes 1.5 kB for each connection and hands messages over before they are wanted.
     """
 
-    __slots__ = ("_at", "_bytes", "_deflates", "_max_message_bytes", "_needed", "_opcode", "_parts")
+    __slots__ = (
+        "_at",
+        "_bytes",
+        "_deflates",
+        "_fragments",
+        "_max_message_bytes",
+        "_needed",
+        "_opcode",
+        "_parts",
+    )
 
     def __init__(self, max_message_bytes: int, *, deflates: bool = False) -> None:
         """`deflates`: permessage-deflate was agreed on."""
@@ -47,6 +58,7 @@ class Incoming:
         """How many bytes must be there before it is worth looking at them again."""
         self._parts: bytearray | None = None
         """The message that has begun and goes on in later frames."""
+        self._fragments = 0
         self._opcode = int(Opcode.CONT)
 
     def bound(self, max_message_bytes: int) -> None:
@@ -70,6 +82,11 @@ class Incoming:
     def __len__(self) -> int:
         """Return how many bytes were not taken yet."""
         return len(self._bytes) - self._at
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a message has begun that has not ended."""
+        return self._parts is not None or len(self) > 0
 
     def take(self) -> tuple[int, bytes] | None:
         """Return the next (opcode, payload), or None while its last byte has not come. Raises Broken.
@@ -132,9 +149,12 @@ class Incoming:
         if self._parts is None:
             if ends:
                 return opcode, payload
-            self._opcode, self._parts = opcode, bytearray(payload)
+            self._opcode, self._parts, self._fragments = opcode, bytearray(payload), 0
             return Opcode.CONT, b""
         self._parts += payload
+        self._fragments += 1
+        if self._fragments >= MAX_FRAGMENTS:
+            raise Broken(CloseCode.POLICY_VIOLATION, f"a message has less than {MAX_FRAGMENTS} fragments")
         if not ends:
             return Opcode.CONT, b""
         opcode, payload = self._opcode, bytes(self._parts)

@@ -81,6 +81,11 @@ class Proxies:
         """Return the proxies of these settings. Raises ValueError."""
         return cls(tuple(map(read_network, networks)), ProxyHeader(header))
 
+    def trusts(self, peer: str) -> bool:
+        """Say whether this is the address of a proxy."""
+        address = read_address(peer) if self.trusted else None
+        return address is not None and self._trusts(address)
+
     def visitor(self, peer: str, host: str, headers: Headers, *, over_tls: bool = False) -> Visitor:
         """Say whose request this is.
 

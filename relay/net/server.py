@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import socket
+from collections import Counter as CountedAddresses
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from relay.net.deflate import PLAIN, Deflater, InvalidExtensions, negotiate
 from relay.net.directory import Directory
 from relay.net.http import Pages
 from relay.net.proxies import Proxies, Visitor
-from relay.net.websocket import CLOSING_SECONDS, HandedOver, take_over, upgrade_mistake
+from relay.net.websocket import CLOSING_SECONDS, Backlog, HandedOver, take_over, upgrade_mistake
 from relay.nostr.event import PubKey
 from relay.store.api import StoreError
 
@@ -39,6 +40,10 @@ NEWCOMER_SECONDS = 1.0
 """For who has connected right before we stop to say what for."""
 GOODBYE_PAUSE_SECONDS = 0.05
 """Between goodbyes, where they are spread over a while."""
+ANSWER_SECONDS = 60.0
+"""For a request to be answered, and its answer to be taken."""
+MAX_HTTP_CONNECTIONS = 2_000
+"""Connections of a worker that are no WebSockets, or none yet; 10 kB each."""
 LOOKS_PER_TURN = 500
 """So many are looked after before those that have something to say get their turn; each takes 1 µs."""
 # Sent on a graceful stop: client pools take it as "come back soon" (RFC 6455 registry: Service Restart).
@@ -60,8 +65,12 @@ class _HttpServer(web.Server):
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        self._server.await_request(handler)
+        self._server.came(handler, transport)
         self._server.expect(handler)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._server.left(handler)
 
 
 class Server:
@@ -81,6 +90,10 @@ class Server:
         self._connections: set[Connection] = set()
         self._nobody_left = asyncio.Event()
         self._large_ones = asyncio.Lock()
+        self._backlog = Backlog()
+        self._http_connections: dict[RequestHandler, str] = {}
+        """Those that are no WebSockets, in the order in which they came; what their peers are counted as."""
+        self._http_addresses: CountedAddresses[str] = CountedAddresses()
         self._awaited: dict[RequestHandler, float] = {}
         self._newcomers: set[RequestHandler] = set()
         """Who has connected and not asked anything so far."""
@@ -169,7 +182,8 @@ class Server:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, an upgrade among them, or let the server answer whose relay it is for."""
-        self._awaited.pop(request.protocol, None)
+        # For the whole of the answer: a client may be slow in sending a body, or in taking a page.
+        self._awaited[request.protocol] = monotonic() + ANSWER_SECONDS
         self._newcomers.discard(request.protocol)
         server: Server | None = self
         try:
@@ -220,7 +234,8 @@ class Server:
             self._board.add(Counter.CONNECTIONS_REFUSED)
             return web.Response(status=429, text="too many connections from your address\n")
         try:
-            socket = take_over(request, self._settings.limits.max_message_bytes, extensions=agreed)
+            most = self._settings.limits.max_message_bytes
+            socket = take_over(request, most, self._backlog, extensions=agreed)
         except ConnectionError:
             self._board.disconnect(slot)
             raise
@@ -252,6 +267,33 @@ class Server:
         self._board.add(Counter.CONNECTIONS_OPEN, -1)
         if not self._connections:
             self._nobody_left.set()
+
+    def came(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Take in a connection, or cut it, or the one that has been there for the longest instead."""
+        self.await_request(handler)
+        peer, *_ = transport.get_extra_info("peername") or ("",)
+        address = "" if self._proxies.trusts(peer) else counted_as(peer)
+        most = self._settings.limits.http_connections_per_address
+        if address and most and self._http_addresses[address] >= most:
+            self._board.add(Counter.CONNECTIONS_REFUSED)
+            transport.abort()
+            return
+        self._http_connections[handler] = address
+        self._http_addresses[address] += 1
+        if len(self._http_connections) > MAX_HTTP_CONNECTIONS:
+            # Who means well is done in a moment; whoever fills the place up has been there for longer.
+            oldest = next(iter(self._http_connections))
+            self.left(oldest)
+            _cut(oldest)
+
+    def left(self, handler: RequestHandler) -> None:
+        """Forget a connection: it is gone, or a WebSocket now."""
+        self._awaited.pop(handler, None)
+        address = self._http_connections.pop(handler, None)
+        if address is not None:
+            self._http_addresses[address] -= 1
+            if not self._http_addresses[address]:
+                del self._http_addresses[address]
 
     def await_request(self, handler: RequestHandler) -> None:
         """Give a connection a while to finish its next request."""
@@ -295,11 +337,9 @@ class Server:
                     await asyncio.sleep(0)
             self._newcomers = {one for one in self._newcomers if one.transport is not None}
             for handler, deadline in tuple(self._awaited.items()):
-                if handler.transport is None:
+                if deadline < now:
                     del self._awaited[handler]
-                elif deadline < now:
-                    del self._awaited[handler]
-                    handler.force_close()
+                    _cut(handler)
 
     async def _take_leave(self, seconds: float) -> None:
         log.info("stopping", connections=len(self._connections), goodbye_seconds=seconds)
@@ -337,3 +377,9 @@ class Server:
                 if connection.owes_nothing:
                     connection.shut(RESTARTING, b"restarting")
             paused = [connection for connection in paused if not connection.owes_nothing]
+
+
+def _cut(handler: RequestHandler) -> None:
+    if handler.transport is not None:
+        # Closing would wait for a client that takes nothing.
+        handler.transport.abort()

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from websockets.frames import CloseCode
+
 from relay.config import LimitsConfig
 from relay.engine.feature import Handler, Origin
+from relay.net.incoming import Broken
 from relay.nostr.event import PubKey
 from relay.nostr.filter import Filter
 from relay.nostr.messages import (
+    Auth,
     ClientMessage,
     Close,
     Closed,
@@ -48,6 +52,7 @@ class Session:
 
     __slots__ = (
         "_allow_event",
+        "_allow_other",
         "_allow_request",
         "_exempt",
         "_handlers",
@@ -67,6 +72,7 @@ class Session:
         handlers: Mapping[type[ClientMessage], Handler],
         allow_event: Callable[[], bool],
         allow_request: Callable[[], bool],
+        allow_other: Callable[[], bool],
     ) -> None:
         """`allow_…` take from the address's buckets and say whether there was something left.
 
@@ -79,6 +85,7 @@ class Session:
         self._handlers = handlers
         self._allow_event = allow_event
         self._allow_request = allow_request
+        self._allow_other = allow_other
         self._open: set[str] = set()
 
     def adopt(
@@ -90,6 +97,7 @@ class Session:
         handlers: Mapping[type[ClientMessage], Handler],
         allow_event: Callable[[], bool],
         allow_request: Callable[[], bool],
+        allow_other: Callable[[], bool],
     ) -> None:
         """Go on by other settings. What was proved stays proved; who is exempt is found anew."""
         is_exempt = not exempt.isdisjoint(self.origin.authenticated)
@@ -99,6 +107,7 @@ class Session:
         self._handlers = handlers
         self._allow_event = allow_event
         self._allow_request = allow_request
+        self._allow_other = allow_other
 
     def authenticate(self, key: PubKey) -> None:
         """Count `key` as proved; earlier keys stay (NIP-42)."""
@@ -113,7 +122,7 @@ class Session:
         self._open.discard(name)
 
     def receive(self, data: bytes, now: int) -> Action:
-        """Take one text message. Raises NotText."""
+        """Take one text message. Raises NotText; Broken where the client has to go."""
         try:
             message = parse_client_message(data)
         except InvalidMessage as error:
@@ -121,6 +130,7 @@ class Session:
                 data.decode()
             except UnicodeDecodeError:
                 raise NotText from None
+            self.made_mistake()
             if isinstance(error.answer, Closed):
                 self.ended(error.answer.subscription)
             return Answer((error.answer,), mistake=True)
@@ -159,7 +169,17 @@ class Session:
         if handler is None:
             text = Refusal(Prefix.UNSUPPORTED, f"{type(message).__name__.upper()} is switched off")
             return Answer((Notice(str(text)),), mistake=True)
+        # There is a signature to check.
+        if isinstance(message, Auth) and not self.origin.exempt and not self._allow_other():
+            most = self._limits.others_per_minute
+            reason = Refusal(Prefix.RATE_LIMITED, f"at most {most} AUTH messages a minute from one address")
+            return Answer((Ok(message.event.id, False, str(reason)),), mistake=True)
         return Answer(tuple(handler(message, self, now)))
+
+    def made_mistake(self) -> None:
+        """Count something that made no sense. Raises Broken when there was too much of it."""
+        if not self.origin.exempt and not self._allow_other():
+            raise Broken(CloseCode.POLICY_VIOLATION, "rate-limited: too much that makes no sense")
 
     def _closed(self, name: str, refusal: Refusal) -> Answer:
         self.ended(name)

@@ -7,6 +7,7 @@ each connection, and handing a message to a task that waits for it costs more th
 import asyncio
 import binascii
 from base64 import b64decode
+from collections import deque
 from time import monotonic
 from typing import Protocol
 
@@ -54,6 +55,41 @@ class Talker(Protocol):
         """The client is gone; nothing follows."""
 
 
+class Backlog:
+    """The sockets of which more was read than fits into their turns.
+
+    Together they have one turn at each turn of the event loop: who says little waits for that one, however
+    many there are that say much.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[WebSocket] = deque()
+        self._is_scheduled = False
+
+    def add(self, socket: "WebSocket") -> None:
+        """Give the socket another turn, after those that wait already."""
+        self._waiting.append(socket)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._take_turns)
+
+    def _take_turns(self) -> None:
+        self._is_scheduled = False
+        ends_at = monotonic() + TURN_SECONDS
+        try:
+            # Who needs more than this turn waits for the next one.
+            for _ in range(len(self._waiting)):
+                self._waiting.popleft().turn_came()
+                if monotonic() > ends_at:
+                    break
+        finally:
+            if self._waiting:
+                self._schedule()
+
+
 class WebSocket(asyncio.Protocol):
     """One client's socket, once its upgrade was answered.
 
@@ -61,6 +97,7 @@ class WebSocket(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_backlog",
         "_closing",
         "_drained",
         "_heard_at",
@@ -71,14 +108,20 @@ class WebSocket(asyncio.Protocol):
         "_pinged_at",
         "_talker",
         "_transport",
-        "_turn",
+        "_waits",
         "deflates",
         "is_full",
     )
 
     def __init__(
-        self, transport: asyncio.Transport, max_message_bytes: int, *, deflates: bool = False
+        self,
+        transport: asyncio.Transport,
+        max_message_bytes: int,
+        backlog: Backlog,
+        *,
+        deflates: bool = False,
     ) -> None:
+        """All sockets of a process share a `backlog`."""
         self.deflates = deflates
         """Whether both sides may send compressed messages."""
         self._transport = transport
@@ -86,8 +129,9 @@ class WebSocket(asyncio.Protocol):
         self._talker: Talker | None = None
         self._incoming: Incoming | None = Incoming(max_message_bytes, deflates=deflates)
         """None after a mistake: the bytes that follow make no sense."""
-        self._turn: asyncio.Handle | None = None
-        """The turn at which what was read already is taken."""
+        self._backlog = backlog
+        self._waits = False
+        """Whether what was read already is taken at a turn that is to come."""
         self._is_held = False
         self._is_paused = False
         self._closing: asyncio.TimerHandle | None = None
@@ -151,6 +195,11 @@ class WebSocket(asyncio.Protocol):
             self._incoming.feed(data)
             self._take_turn()
 
+    @property
+    def is_amid_message(self) -> bool:
+        """Whether some of a message has come and the rest has not, though we read."""
+        return self._incoming is not None and self._incoming.has_begun and not self._is_paused
+
     def hold(self) -> None:
         """Hand over no more messages until `go_on`; called while one is taken."""
         self._is_held = True
@@ -162,7 +211,7 @@ class WebSocket(asyncio.Protocol):
 
     def _take_turn(self) -> None:
         incoming, talker = self._incoming, self._talker
-        if incoming is None or talker is None or self._turn is not None:
+        if incoming is None or talker is None or self._waits:
             return
         ends_at = monotonic() + TURN_SECONDS
         talker.begin_turn()
@@ -207,11 +256,13 @@ class WebSocket(asyncio.Protocol):
 
     def _take_turn_later(self) -> None:
         self._pause()
-        if self._turn is None:
-            self._turn = self._loop.call_soon(self._turn_came)
+        if not self._waits:
+            self._waits = True
+            self._backlog.add(self)
 
-    def _turn_came(self) -> None:
-        self._turn = None
+    def turn_came(self) -> None:
+        """Take what was read already."""
+        self._waits = False
         self._take_turn()
 
     def _pause(self) -> None:
@@ -257,9 +308,8 @@ class WebSocket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         talker, self._talker, self._incoming = self._talker, None, None
-        for waiting in (self._turn, self._closing):
-            if waiting is not None:
-                waiting.cancel()
+        if self._closing is not None:
+            self._closing.cancel()
         self._let_writers_go()
         if talker is not None:
             talker.lost()
@@ -338,7 +388,7 @@ def upgrade_mistake(request: web.BaseRequest) -> str | None:
 
 
 def take_over(
-    request: web.BaseRequest, max_message_bytes: int, *, extensions: str | None = None
+    request: web.BaseRequest, max_message_bytes: int, backlog: Backlog, *, extensions: str | None = None
 ) -> WebSocket:
     """Answer a right request for a WebSocket and take its transport from aiohttp.
 
@@ -358,7 +408,7 @@ def take_over(
     )
     early = _Early()
     handler.set_parser(early)  # type: ignore[arg-type]
-    socket = WebSocket(transport, max_message_bytes, deflates=extensions is not None)
+    socket = WebSocket(transport, max_message_bytes, backlog, deflates=extensions is not None)
     socket.is_full = handler.writing_paused
     transport.set_protocol(socket)
     # aiohttp must believe that the client is gone, to forget it, and must not close what it has lost.

@@ -18,6 +18,8 @@ names = ["alice={NAMED.public}"]
 [relay.limits]
 events_per_minute = 0
 requests_per_minute = 0
+others_per_minute = 0
+http_connections_per_address = 0
 connections_per_address = 0
 
 [relay.members]

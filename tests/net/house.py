@@ -24,7 +24,7 @@ from relay.net.board import Board
 from relay.net.connection import Connection
 from relay.net.deflate import PLAIN, Deflater, inflate
 from relay.net.incoming import DEFLATED
-from relay.net.websocket import WebSocket
+from relay.net.websocket import Backlog, WebSocket
 from relay.nostr.event import Event, PubKey
 from relay.nostr.keys import SecretKey
 from relay.store.api import Store, Veil
@@ -154,7 +154,7 @@ class Client:
 
     def __init__(self, house: "House", address: str, url: str, deflates: bool = False) -> None:
         self.wire = Wire()
-        socket = WebSocket(self.wire, house.config.limits.max_message_bytes, deflates=deflates)
+        socket = WebSocket(self.wire, house.config.limits.max_message_bytes, house.backlog, deflates=deflates)
         self.wire.set_protocol(socket)
         self.connection = Connection(
             1,
@@ -329,6 +329,7 @@ class House:
         self.clients: list[Client] = []
         self.large_ones = asyncio.Lock()
         self.deflater = Deflater()
+        self.backlog = Backlog()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
 

@@ -139,3 +139,28 @@ def test_a_broken_goodbye_is_answered_with_the_mistake(payload: bytes, code: int
         parse_goodbye(payload)
 
     assert broken.value.code == code
+
+
+def test_a_message_has_few_fragments_however_short() -> None:
+    incoming = Incoming(100)
+    incoming.feed(masked(TEXT, b"a", ends=False) + masked(CONT, b"", ends=False) * 1022 + masked(CONT, b"z"))
+    assert [frame for frame in all_of(incoming) if frame != (CONT, b"")] == [(TEXT, b"az")]
+
+    assert mistake(masked(TEXT, b"", ends=False) + masked(CONT, b"", ends=False) * 1024) == 1008
+
+
+def test_a_message_has_begun_with_its_first_byte_and_until_its_last() -> None:
+    incoming = Incoming(100)
+    assert not incoming.has_begun
+    whole = masked(TEXT, b"a", ends=False)
+    incoming.feed(whole[:1])
+    assert incoming.take() is None
+    assert incoming.has_begun
+
+    incoming.feed(whole[1:])
+    assert incoming.take() == (CONT, b"")
+    assert incoming.has_begun
+
+    incoming.feed(masked(CONT, b"b"))
+    assert incoming.take() == (TEXT, b"ab")
+    assert not incoming.has_begun

@@ -16,6 +16,7 @@ from relay import features, policies
 from relay.config import RelayConfig, TimeoutsConfig
 from relay.engine.feature import Context
 from relay.engine.relay import Relay
+from relay.net import server as servers
 from relay.net.board import Board
 from relay.net.server import Server
 from relay.net.websocket import HandedOver
@@ -167,3 +168,47 @@ async def test_a_socket_that_does_not_move_is_cut_and_hinders_nobody(port: int) 
 
     stuck.close()
     assert answers == ["EVENT", "EOSE"]
+
+
+async def reads_end(reader: asyncio.StreamReader) -> bool:
+    """Say whether the server cuts the connection, or answers a request on it."""
+    async with asyncio.timeout(10):
+        try:
+            return not await reader.read(1)
+        except ConnectionResetError:
+            return True
+
+
+async def test_one_address_has_few_connections_that_are_no_websockets(port: int) -> None:
+    waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(64)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    assert await reads_end(reader)
+    writer.close()
+
+    # A WebSocket makes room for another.
+    first, upgraded = waiting[0]
+    upgraded.write(upgrade())
+    await first.readuntil(b"\r\n\r\n")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: relay.test\r\n\r\n")
+    assert not await reads_end(reader)
+
+    for _, one in (*waiting, (reader, writer)):
+        one.close()
+
+
+async def test_who_has_waited_longest_makes_room_for_who_comes(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "MAX_HTTP_CONNECTIONS", 10)
+    waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: relay.test\r\n\r\n")
+
+    assert not await reads_end(reader)
+    assert await reads_end(waiting[0][0])
+    waiting[1][1].write(b"GET /healthz HTTP/1.1\r\nHost: relay.test\r\n\r\n")
+    assert not await reads_end(waiting[1][0])
+
+    for _, one in (*waiting, (reader, writer)):
+        one.close()

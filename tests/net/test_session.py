@@ -7,6 +7,7 @@ import pytest
 
 from relay.config import LimitsConfig
 from relay.engine.feature import Conversation, Handler, Origin
+from relay.net.incoming import Broken
 from relay.net.session import Action, Answer, NotText, Session
 from relay.nostr.event import encode
 from relay.nostr.messages import (
@@ -30,7 +31,7 @@ class Talk:
     """A session and its buckets."""
 
     def __init__(self, handlers: Mapping[type[ClientMessage], Handler] | None = None, **limits: int) -> None:
-        self.events = self.requests = 1_000_000
+        self.events = self.requests = self.others = 1_000_000
         """What is left in the address's buckets."""
         self.session = Session(
             origin=Origin(address="192.0.2.1", url="ws://relay.test/"),
@@ -40,6 +41,7 @@ class Talk:
             handlers=handlers or {},
             allow_event=self._event,
             allow_request=self._request,
+            allow_other=self._other,
         )
 
     def _event(self) -> bool:
@@ -49,6 +51,10 @@ class Talk:
     def _request(self) -> bool:
         self.requests -= 1
         return self.requests >= 0
+
+    def _other(self) -> bool:
+        self.others -= 1
+        return self.others >= 0
 
     def say(self, *message: object) -> Action:
         return self.session.receive(orjson.dumps(message), NOW)
@@ -306,3 +312,40 @@ def test_a_feature_answers_its_own_messages() -> None:
 
     assert answer == Answer((Notice("one"), Notice("two")))
     assert heard == [(Auth(EVENT), "challenge", NOW)]
+
+
+def test_what_makes_no_sense_has_a_bucket_of_its_own() -> None:
+    talk = Talk()
+    talk.events, talk.requests, talk.others = 0, 0, 2
+
+    assert isinstance(talk.say("NONSENSE"), Answer)
+    assert isinstance(talk.say("REQ", "s", {"ids": ["x"]}), Answer)
+
+    with pytest.raises(Broken) as broken:
+        talk.say("NONSENSE")
+    assert broken.value.code == 1008
+
+
+def test_auth_messages_are_limited_by_the_same_bucket() -> None:
+    asked: list[ClientMessage] = []
+
+    def handle(message: ClientMessage, conversation: Conversation, now: int) -> list[RelayMessage]:
+        asked.append(message)
+        return []
+
+    talk = Talk({Auth: handle}, others_per_minute=1)
+    talk.others = 1
+    auth = [orjson.loads(encode(EVENT))]
+
+    assert talk.say("AUTH", *auth) == Answer(())
+    refused = Ok(EVENT.id, False, "rate-limited: at most 1 AUTH messages a minute from one address")
+    assert talk.say("AUTH", *auth) == Answer((refused,), mistake=True)
+    assert len(asked) == 1
+
+
+def test_who_proved_an_exempt_key_may_make_mistakes() -> None:
+    talk = Talk()
+    talk.others = 0
+    talk.session.authenticate(pubkey(BOB))
+
+    assert isinstance(talk.say("NONSENSE"), Answer)

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import count
 from time import monotonic
 
 import orjson
 import pytest
 
 from relay.config import RelayConfig
-from relay.net import websocket
+from relay.net import connection, websocket
 from relay.nostr.event import PubKey
 from relay.nostr.reasons import Refusal
 from relay.store.api import Outcome, Write
@@ -206,3 +207,70 @@ async def test_messages_in_pieces_are_taken_when_they_are_whole(client: Client) 
         client.wire.say(bytes((byte,)))
 
     assert await client.receive() == ["COUNT", "q", {"count": 0}]
+
+
+async def test_many_clients_with_much_to_say_have_one_turn_together(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [await house.connect() for _ in range(20)]
+    other = await house.connect()
+    # Each turn takes as long as one may.
+    ticks = count()
+    monkeypatch.setattr(websocket, "monotonic", lambda: float(next(ticks)))
+    for client in many:
+        client.send_at_once(*(["COUNT", f"{n}", {}] for n in range(50)))
+    await asyncio.sleep(0)
+
+    before = sum(client.wire.payloads.qsize() for client in many)
+    for n in range(10):
+        other.send("COUNT", f"{n}", {})
+        assert await other.receive() == ["COUNT", f"{n}", {"count": 0}]
+
+    # Its questions take less than 200 turns of the event loop, with one or two answers to others in each.
+    assert sum(client.wire.payloads.qsize() for client in many) - before <= 400
+    for client in many:
+        assert [(await client.receive())[1] for _ in range(50)] == [f"{n}" for n in range(50)]
+
+
+async def test_a_message_that_does_not_arrive_whole_ends_the_connection(client: Client) -> None:
+    await client.subscribe("s", {})
+    client.wire.say(masked(1, b"x" * 100)[:50])
+    await turns()
+    began = monotonic()
+
+    client.connection.look_after(began)
+    client.connection.look_after(began + 59)
+    assert client.wire.closed is None
+    client.connection.look_after(began + 61)
+
+    assert client.wire.closed == (1008, b"a message took too long to arrive")
+
+
+async def test_a_client_that_is_always_amid_a_message_and_sends_them_whole_stays(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = monotonic()
+    await client.subscribe("s", {})
+    message = masked(1, b'["CLOSE","x"]')
+    client.wire.say(message[:5])
+    for n in range(1, 200):
+        monkeypatch.setattr(connection, "monotonic", lambda now=began + n: now)
+        client.wire.say(message[5:] + message[:5])
+        await turns()
+        client.connection.look_after(began + n)
+
+    assert client.wire.closed is None
+
+
+async def test_who_sends_very_much_that_makes_no_sense_is_disconnected(clock: Clock) -> None:
+    config = RelayConfig.model_validate({"limits": {"others_per_minute": 10}})
+    async with House(clock, config) as house:
+        client = await house.connect()
+        for _ in range(9):
+            client.send("NONSENSE")
+        client.wire.say(masked(2, b"binary"))
+        client.send("NONSENSE")
+
+        assert [(await client.receive())[0] for _ in range(10)] == ["NOTICE"] * 10
+        await client.ended()
+        assert client.wire.closed == (1008, b"rate-limited: too much that makes no sense")

@@ -8,21 +8,21 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import orjson
 import pytest
 import trustme
-from aiohttp.abc import AbstractResolver, ResolveResult
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
 
-from relay.nostr.event import encode
 from tests.serving import ROOT, START_SECONDS, STOP_SECONDS, Served, TorvServe
-from tests.wire.client import new_key, note, proof
+from tests.wire.client import Wire, new_key, note
 
 NAME = "relay.example.com"
 DOCUMENT = (ROOT / "docs/operating/proxy.md").read_text()
@@ -48,16 +48,26 @@ pytestmark = [
 ]
 
 
-class ToLoopback(AbstractResolver):
-    """Knows every name as 127.0.0.1."""
+class Counting(ClientConnection):
+    """A connection that knows how often the relay has pinged it."""
 
-    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
-        return [
-            ResolveResult(hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0)
-        ]
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.pings: asyncio.Queue[None] = asyncio.Queue()
 
-    async def close(self) -> None:
-        pass
+    def process_event(self, event: Event) -> None:
+        if isinstance(event, Frame) and event.opcode is Opcode.PING:
+            self.pings.put_nowait(None)
+        super().process_event(event)
+
+
+async def connected(address: str, port: int) -> socket.socket:
+    """Return a socket from this address of the loopback network to this port."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.bind((address, 0))
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    return sock
 
 
 @dataclass
@@ -68,17 +78,50 @@ class Proxy:
     authority: trustme.CA
     relay: Served
 
-    @asynccontextmanager
-    async def client(self, address: str) -> AsyncIterator[aiohttp.ClientSession]:
-        """Be somebody at this address of the loopback network."""
+    @property
+    def trust(self) -> ssl.SSLContext:
         trust = ssl.create_default_context()
         self.authority.configure_trust(trust)
-        connector = aiohttp.TCPConnector(local_addr=(address, 0), ssl=trust, resolver=ToLoopback())
-        base = f"https://{NAME}:{self.port}"
-        async with asyncio.timeout(60), aiohttp.ClientSession(base, connector=connector) as session:
-            yield session
-            # Else TLS is still saying goodbye when the test has ended.
-            await connector.close(abort_ssl=True)
+        return trust
+
+    @asynccontextmanager
+    async def dial(self, address: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[Wire]:
+        """Be somebody at this address. Raises InvalidStatus."""
+        with await connected(address, self.port) as sock:
+            async with connect(
+                f"wss://{NAME}:{self.port}/",
+                sock=sock,
+                ssl=self.trust,
+                server_hostname=NAME,
+                additional_headers=headers,
+                create_connection=Counting,
+                max_size=None,
+                proxy=None,
+            ) as connection:
+                wire = Wire(connection)
+                wire.challenge = (await wire.receive())[1]
+                yield wire
+
+    async def status(self, address: str, headers: Mapping[str, str]) -> int:
+        """Return with which status a WebSocket is refused."""
+        with pytest.raises(InvalidStatus) as refused:
+            async with self.dial(address, headers):
+                pass
+        return refused.value.response.status_code
+
+    async def request(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str, str]:
+        """Return status, headers and body of a page."""
+        sock = await connected("127.0.0.9", self.port)
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=self.trust, server_hostname=NAME)
+        told = {"Host": f"{NAME}:{self.port}", "Connection": "close", **headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+        writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode())
+        async with asyncio.timeout(20):
+            said = (await reader.read()).decode()
+        writer.close()
+        await writer.wait_closed()
+        head, _, body = said.partition("\r\n\r\n")
+        return int(head.split(" ")[1]), head.lower(), body
 
 
 def snippet(language: str) -> str:
@@ -203,90 +246,63 @@ def proxy(
         process.wait(STOP_SECONDS)
 
 
-async def next_text(socket: "aiohttp.ClientWebSocketResponse") -> Any:
-    return orjson.loads(await socket.receive_str(timeout=20))
-
-
 async def test_each_client_has_its_own_address_whatever_it_says(proxy: Proxy) -> None:
-    async with (
-        proxy.client("127.0.0.5") as many,
-        proxy.client("127.0.0.6") as other,
-        many.ws_connect("/"),
-        many.ws_connect("/", headers=FORGED),
-    ):
+    async with proxy.dial("127.0.0.5"), proxy.dial("127.0.0.5", FORGED):
         for headers in ({}, FORGED, {"X-Forwarded-For": "203.0.113.1"}):
-            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-                await many.ws_connect("/", headers=headers)
-            assert refused.value.status == 429
+            assert await proxy.status("127.0.0.5", headers) == 429
 
-        async with other.ws_connect("/") as first, other.ws_connect("/"):
-            assert (await next_text(first))[0] == "AUTH"
+        async with proxy.dial("127.0.0.6"), proxy.dial("127.0.0.6", FORGED):
+            assert await proxy.status("127.0.0.6", {}) == 429
 
 
 async def test_who_goes_round_the_proxy_is_believed_nothing(proxy: Proxy) -> None:
-    connector = aiohttp.TCPConnector(local_addr=("127.0.0.7", 0))
-    async with (
-        asyncio.timeout(60),
-        aiohttp.ClientSession(proxy.relay.http, connector=connector) as direct,
-        direct.ws_connect("/"),
-        direct.ws_connect("/", headers=FORGED),
-    ):
-        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await direct.ws_connect("/", headers={"X-Forwarded-For": "203.0.113.1"})
+    async def direct(headers: Mapping[str, str]) -> connect:
+        sock = await connected("127.0.0.7", proxy.relay.port)
+        return connect(proxy.relay.url, sock=sock, additional_headers=headers, proxy=None)
 
-    assert refused.value.status == 429
+    async with await direct({}), await direct(FORGED):
+        with pytest.raises(InvalidStatus) as refused:
+            async with await direct({"X-Forwarded-For": "203.0.113.1"}):
+                pass
+
+    assert refused.value.response.status_code == 429
 
 
 async def test_a_key_is_proved_to_the_name_that_the_client_called(proxy: Proxy) -> None:
-    async with proxy.client("127.0.0.8") as client, client.ws_connect("/", headers=FORGED) as socket:
-        challenge = (await next_text(socket))[1]
-        for name, is_right in (("evil.example", False), (NAME, True)):
-            proved = proof(new_key(), challenge, relay=f"wss://{name}/")
-            await socket.send_str('["AUTH",' + encode(proved).decode() + "]")
-
-            assert (await next_text(socket))[2] is is_right
+    async with proxy.dial("127.0.0.8", FORGED) as wire:
+        assert (await wire.authenticate(new_key(), relay="wss://evil.example/"))[0] is False
+        assert (await wire.authenticate(new_key(), relay=f"wss://{NAME}/"))[0] is True
 
 
 async def test_the_relay_tells_its_url_as_the_client_knows_it(proxy: Proxy) -> None:
-    async with proxy.client("127.0.0.9") as client, client.get("/", headers=FORGED) as page:
-        assert f"Add wss://{NAME}:{proxy.port}/ to a Nostr client" in await page.text()
+    _, _, page = await proxy.request("GET", "/", FORGED)
+
+    assert f"Add wss://{NAME}:{proxy.port}/ to a Nostr client" in page
 
 
 async def test_the_document_may_be_read_by_every_web_page_and_metrics_by_nobody(proxy: Proxy) -> None:
-    async with proxy.client("127.0.0.9") as client:
-        for method in ("GET", "OPTIONS"):
-            headers = {"Accept": "application/nostr+json", "Origin": "https://client.example"}
-            async with client.request(method, "/", headers=headers) as answer:
-                assert answer.status == {"GET": 200, "OPTIONS": 204}[method]
-                assert answer.headers.getall("Access-Control-Allow-Origin") == ["*"]
-                if method == "GET":
-                    assert json.loads(await answer.text())["name"] == "Torv"
-        async with client.get("/metrics") as refused:
-            assert refused.status == 404
-        async with client.get("/healthz") as health:
-            assert await health.text() == "ok\n"
+    headers = {"Accept": "application/nostr+json", "Origin": "https://client.example"}
+    status, head, document = await proxy.request("GET", "/", headers)
+    assert (status, head.count("access-control-allow-origin: *\r\n")) == (200, 1)
+    assert json.loads(document)["name"] == "Torv"
+    status, head, _ = await proxy.request("OPTIONS", "/", headers)
+    assert (status, head.count("access-control-allow-origin: *\r\n")) == (204, 1)
+
+    assert (await proxy.request("GET", "/metrics", {}))[0] == 404
+    assert (await proxy.request("GET", "/healthz", {}))[2] == "ok\n"
 
 
 async def test_a_long_silence_and_a_large_message_are_no_trouble(proxy: Proxy) -> None:
     """The silence is longer than nginx waits here for a word of the relay."""
     large = note(new_key(), "x" * 130_000, tags=[["t", "y" * 1_000]] * 60)
-    async with (
-        proxy.client("127.0.0.10") as client,
-        client.ws_connect("/", autoping=False, max_msg_size=0) as listener,
-    ):
-        await next_text(listener)
-        await listener.send_json(["REQ", "s", {"authors": [large.pubkey]}])
-        assert (await next_text(listener))[0] == "EOSE"
-        for _ in range(4):
-            ping = await listener.receive(timeout=20)
-            assert ping.type is aiohttp.WSMsgType.PING
-            await listener.pong(ping.data)
+    async with proxy.dial("127.0.0.10") as listener:
+        assert await listener.subscribe({"authors": [large.pubkey]}) == []
+        assert isinstance(listener.connection, Counting)
+        async with asyncio.timeout(60):
+            for _ in range(4):
+                await listener.connection.pings.get()
 
-        async with client.ws_connect("/") as writer:
-            await next_text(writer)
-            await writer.send_str('["EVENT",' + encode(large).decode() + "]")
-            assert (await next_text(writer))[:3] == ["OK", large.id, True]
+        async with proxy.dial("127.0.0.10") as writer:
+            assert await writer.publish(large) == (True, "")
 
-        heard = await next_text(listener)
-        assert heard[:2] == ["EVENT", "s"]
-        assert heard[2]["content"] == large.content
+        assert (await listener.live())["content"] == large.content
