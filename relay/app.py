@@ -28,6 +28,7 @@ from relay.net.orders import Orders
 from relay.net.workers import CannotStart, Program, Supervisor, bind
 from relay.search.process import keep_index
 from relay.settings import ConfigError, LogConfig, Settings, differences, keeping_fixed
+from relay.transfer.restoring import finish as finish_restore
 from relay.worker import Place, work
 from relay.writing import write
 
@@ -313,6 +314,10 @@ def locked(data: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise CannotStart(f"another process uses the data folder {data}") from error
+        try:
+            finish_restore(data)
+        except OSError as error:
+            raise CannotStart(f"cannot finish a restore into {data} that was broken off: {error}") from error
         yield
     finally:
         os.close(fd)

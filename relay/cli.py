@@ -6,11 +6,14 @@ from relay.settings import LazyGroup
 
 COMMANDS = {
     "audit-poll": "relay.commands.auditing:audit_poll",
+    "backup": "relay.commands.backing_up:backup",
     "dry-run": "relay.commands.judging:dry_run",
     "export": "relay.commands.exporting:export",
     "import": "relay.commands.importing:import_",
-    "sync": "relay.commands.syncing:sync",
     "reload": "relay.commands.running:reload",
+    "restore": "relay.commands.restoring:restore",
+    "sync": "relay.commands.syncing:sync",
+    "verify": "relay.commands.verifying:verify",
     "why": "relay.commands.judging:why",
 }
 

@@ -1,7 +1,8 @@
 """How far an import or export is, on standard error: a bar on a terminal, else at most a line a second."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -93,3 +94,48 @@ class Lines:
         rate = (events - self._before) / (now - self._started)
         share = f", {position / self._total:.0%}" if position is not None and self._total else ""
         self._write(f"{self._title}: {events:,} events, {rate:,.0f} a second{share}\n")
+
+
+class Steps:
+    """Work of several steps, each with a count of its own."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._written = clock()
+
+    def show(self, doing: str, done: int, total: int | None) -> None:
+        """Say how far the step is; at most once a second."""
+        now = self._clock()
+        if now - self._written < _LINE_SECONDS:
+            return
+        self._written = now
+        share = f" {done / total:.0%}" if total else f" {done:,}"
+        # On a terminal a line stands for the one before it.
+        self._console.file.write(
+            f"\r\x1b[K{doing}{share}" if self._console.is_terminal else f"{doing}{share}\n"
+        )
+        self._console.file.flush()
+
+    @contextmanager
+    def counting(self, doing: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Give a function that is called with how much more is done."""
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            self.show(doing, done, total)
+
+        yield advance
+
+
+@contextmanager
+def steps() -> Iterator[Steps]:
+    """Show steps on standard error."""
+    console = Console(stderr=True)
+    try:
+        yield Steps(console)
+    finally:
+        if console.is_terminal:
+            console.file.write("\r\x1b[K")

@@ -46,6 +46,10 @@ class Say(IntEnum):
     REMOVE = 10
     """Worker → writer: number, list of ids (hex), whether they are barred; DONE says how many were there."""
 
+    COPY = 11
+    """Worker → writer: number, path of the copy; asked until it is whole. DONE says whether it is, and how
+    many pages of how many are done."""
+
 
 class FrameTooLong(Exception):
     """A message does not fit into a frame, or the other end announced one that cannot be right."""

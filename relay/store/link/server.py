@@ -14,6 +14,7 @@ import structlog
 
 from relay.nostr.reasons import Refusal
 from relay.store.api import Seq, StoreError, Table
+from relay.store.link.copies import Copies
 from relay.store.link.frames import PROTOCOL, FrameStream, Say, encode
 from relay.store.private_sockets import listen
 from relay.store.sqlite import Committed, Prepared, SqliteWriter, removes_owned
@@ -95,6 +96,7 @@ class WriterServer:
         self._thread = ThreadPoolExecutor(1, "writer")
         self._checkpoint_thread = ThreadPoolExecutor(1, "checkpoint")
         self._checkpoint: asyncio.Future[None] | None = None
+        self._copies = Copies(writer.copy)
         self.is_stopping = False
 
     async def run(self, ready: Callable[[], None], stop: asyncio.Event) -> None:
@@ -118,6 +120,7 @@ class WriterServer:
         finally:
             server.close()
             self._socket_path.unlink(missing_ok=True)
+            await self._copies.stop()
             await self._hang_up()
             self._thread.shutdown()
             self._checkpoint_thread.shutdown()
@@ -277,6 +280,14 @@ class WriterServer:
         if done.upto > done.after:
             self._ring(done)
 
+    def copy(self, worker: "_Worker", number: int, target: Path) -> None:
+        """Say how far a copy of the database is; the first to ask begins it."""
+        try:
+            answer = encode(Say.DONE, number, self._copies.ask(target))
+        except StoreError as error:
+            answer = encode(Say.FAILED, number, str(error))
+        worker.send(answer)
+
     async def _remove(self, removal: _Removal) -> None:
         try:
             removed = await self._in_thread(lambda: self._writer.remove(removal.ids, removal.barred))
@@ -428,6 +439,8 @@ class _Worker(FrameStream):
                 self._server.pass_on(self, rows)
             case (Say.REMOVE, int(number), list(ids), bool(barred)):
                 self._server.enqueue(_Removal(self, number, ids, barred))
+            case (Say.COPY, int(number), str(path)):
+                self._server.copy(self, number, Path(path))
             case (Say.SWEEP, int(number), int(now)):
                 self._server.enqueue(_Sweep(now, self, number))
             case _:

@@ -1,5 +1,6 @@
 """The store of a worker process: it reads the database itself and writes through the writer process."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from relay.store.link.client import ANSWER_SECONDS, WriterLink
 from relay.store.link.frames import Say
 from relay.store.sqlite import REMOVED_AT_ONCE, Hashes, Reading, prepare
 
+_COPY_ASKED_SECONDS = 0.1
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
@@ -74,6 +76,20 @@ class LinkedStore(Reading):
             some = list(ids[start : start + REMOVED_AT_ONCE])
             removed += cast(int, await self._link.ask(Say.REMOVE, some, barred))
         return removed
+
+    async def copy(self, target: Path, on_progress: Callable[[int, int], None]) -> None:
+        """Have the writer make a consistent copy of the database beside its commits.
+
+        `target` is the absolute path of a new file. `on_progress` is told how many pages are done, and of
+        how many. The file is safe on the disk at the end, and removed if it is not whole. Raises StoreError.
+        """
+        is_whole = False
+        while not is_whole:
+            answer = await self._link.ask(Say.COPY, str(target))
+            is_whole, done, pages = cast(tuple[bool, int, int], answer)
+            on_progress(done, pages)
+            if not is_whole:
+                await asyncio.sleep(_COPY_ASKED_SECONDS)
 
     def listen(self, on_bell: Callable[[Bell], None]) -> None:
         """See `Store.listen`. Bells are contiguous; one without rows stands for all that were missed."""

@@ -18,13 +18,16 @@ _BUSY_SECONDS = 5.0
 _MAPPED_BYTES = 64 * 2**30
 """Address space, not memory; SQLite caps it at what it was built for (2 GiB on Debian)."""
 
+DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a damaged database raises; the second where a message names what is damaged."""
+
 
 @contextmanager
 def failures_as_store_errors(doing: str) -> Iterator[None]:
     """Turn the database's failures into StoreError."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (*DAMAGE, OSError) as error:
         raise StoreError(f"{doing}: {error}") from error
 
 
@@ -44,7 +47,7 @@ def open_for_writing(path: Path, *, cache_mib: int) -> sqlite3.Connection:
     with failures_as_store_errors(f"cannot open {path}"):
         connection = connect(path, cache_mib=cache_mib)
         try:
-            applied = _check_is_ours(connection, path)
+            applied = check_is_ours(connection, path)
             if not applied:
                 # Only an empty file can be told: with it, unused pages can be given back while others read.
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -72,7 +75,7 @@ def open_for_reading(path: Path, *, cache_mib: int) -> sqlite3.Connection:
             raise StoreError(f"{path} does not exist")
         connection = connect(path, cache_mib=cache_mib)
         try:
-            missing = set(MIGRATIONS) - _check_is_ours(connection, path)
+            missing = set(MIGRATIONS) - check_is_ours(connection, path)
             if missing:
                 raise StoreError(f"{path} lacks {', '.join(sorted(missing))}: its writer has not opened it")
             connection.execute("PRAGMA query_only = ON")
@@ -91,7 +94,7 @@ def hash_key(connection: sqlite3.Connection) -> bytes:
     return key
 
 
-def _check_is_ours(connection: sqlite3.Connection, path: Path) -> set[str]:
+def check_is_ours(connection: sqlite3.Connection, path: Path) -> set[str]:
     """Return the applied migrations; none for an empty file. Raises StoreTooNew, StoreError."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:

@@ -14,6 +14,7 @@ from relay.nostr.event import MAX_CREATED_AT, Event, decode
 from relay.nostr.reasons import Refusal
 from relay.store.api import MAX_SEQ, Outcome, Ruling, Seq, StoreError, Table
 from relay.store.records import Tables
+from relay.store.sqlite.copying import copy_database
 from relay.store.sqlite.farewells import Farewells
 from relay.store.sqlite.postings import (
     AUTHOR,
@@ -301,7 +302,7 @@ def _named(batch: Sequence[Prepared]) -> set[int]:
 
 
 class SqliteWriter:
-    """Commits prepared writes. All methods from one thread at a time, except `checkpoint` (any)."""
+    """Commits prepared writes. Methods from one thread at a time, except `checkpoint` and `copy` (any)."""
 
     def __init__(
         self,
@@ -684,6 +685,10 @@ class SqliteWriter:
     def checkpoint(self) -> None:
         """Copy the write-ahead log into the database, beside running commits. Raises StoreError."""
         self._log.copy()
+
+    def copy(self, target: Path, on_progress: Callable[[int, int], None]) -> None:
+        """Make a consistent copy beside running commits; from any thread. See `copy_database`."""
+        copy_database(self._connection, target, on_progress)
 
     def close(self) -> None:
         """Checkpoint all and close. Raises StoreError."""
