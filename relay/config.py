@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, f
 from relay.nostr import kinds as event_kinds
 from relay.nostr.kinds import MAX_KIND, Retention, retention
 from relay.nostr.nip19 import public_key
-from relay.policy_config import PoliciesConfig
+from relay.policy_config import PluginsConfig, PoliciesConfig
 from relay.settings import RESTART, LogConfig, Table
 
 _PRIVATE_KINDS = frozenset(
@@ -390,6 +390,7 @@ class RelayConfig(Table):
     moderation: ModerationConfig = ModerationConfig()
     polls: PollsConfig = PollsConfig()
     policies: PoliciesConfig = PoliciesConfig()
+    plugins: PluginsConfig = PluginsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     tls: TlsConfig | None = Field(None, json_schema_extra=RESTART)
 

@@ -210,3 +210,34 @@ class PoliciesConfig(Table):
     window: WindowConfig = WindowConfig()
     shape: ShapeConfig = ShapeConfig()
     reading: ReadingConfig = ReadingConfig()
+
+
+class WritePluginConfig(Table):
+    """[relay.plugins.write]: a program that decides what is taken; strfry's plugins work as they are."""
+
+    command: str = Field(
+        "",
+        description="The path of a program; where it holds a space, a command for a shell. Empty: none. Each "
+        "worker runs its own.",
+        examples=["/etc/torv/plugin.py"],
+    )
+    seconds: float = Field(2.0, gt=0, le=60, description="How long an answer may take, in seconds.")
+    on_failure: Literal["refuse", "accept"] = Field(
+        "refuse",
+        description="What becomes of events that it does not answer for, in time or at all: refuse "
+        '(as "error:", which clients try again) or accept.',
+    )
+    kinds: tuple[Kinds, ...] = Field((), description="Kinds that it is asked about; none: all.")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="How many of it each worker runs: a program that answers one line after the other, and "
+        "waits for something meanwhile, gets more done by several.",
+    )
+
+
+class PluginsConfig(Table):
+    """[relay.plugins]: programs that judge for the relay, asked and answering in lines of JSON."""
+
+    write: WritePluginConfig = WritePluginConfig()

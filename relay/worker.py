@@ -21,7 +21,7 @@ from relay.collector import settle
 from relay.config import RelayConfig, RelaysConfig, Site
 from relay.engine.desk import Desk
 from relay.engine.feature import Feature
-from relay.engine.jobs import run_jobs
+from relay.engine.jobs import close, run_jobs
 from relay.engine.relay import Relay
 from relay.logs import start_logging
 from relay.net.board import Board
@@ -115,12 +115,16 @@ class RunningRelay:
             return
         features, limits = self._features(site.relay), site.relay.limits
         await self._prepare(features)
+        before = self.relay.features
         self.relay.adopt(features, max_limit=limits.max_limit, buffer_bytes=limits.max_outbox_bytes)
         self._searcher.adopt(frozenset(site.relay.search.kinds))
         await self.server.adopt(site.relay)
         self.site = site
         self.stop_jobs()
         self._begin_jobs()
+        if self._tasks is not None:
+            # They answer what they were asked before: nobody waits for that.
+            self._tasks.create_task(close(before))
 
     async def _prepare(self, features: Sequence[Feature]) -> None:
         """Let features work out what every process does for itself, before they are asked."""
@@ -152,6 +156,7 @@ class RunningRelay:
 
     async def close(self) -> None:
         """Let go of the files and of the writer."""
+        await close(self.relay.features)
         self._searcher.close()
         await self._store.close()
 

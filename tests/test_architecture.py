@@ -15,6 +15,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"relay.client", "relay.collector", "relay.config", "relay.logs"}),
     frozenset({"relay.store"}),
     frozenset({"relay.engine", "relay.search"}),
+    frozenset({"relay.plugins"}),
     frozenset({"relay.features", "relay.policies", "relay.net", "relay.media", "relay.square"}),
     frozenset({"relay.transfer", "relay.assembly", "relay.doctor"}),
     frozenset({"relay.mirror"}),

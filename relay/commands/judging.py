@@ -14,8 +14,8 @@ import orjson
 from relay.assembly import CannotRead
 from relay.commands.opening import Configuration, data_option, judging, load_for
 from relay.engine.admission import Admission
-from relay.engine.explanation import Verdict, explain_event, explain_question
-from relay.engine.feature import Origin
+from relay.engine.explanation import Verdict, ask_slowly, explain_event, explain_question
+from relay.engine.feature import Feature, Origin
 from relay.engine.limits import Rate
 from relay.net.session import refuse_large
 from relay.net.workers import CannotStart
@@ -182,7 +182,7 @@ async def _explain(
                 size = len(encode(asked.event)) + len('["EVENT",]')
                 most = config.relay.limits.max_message_bytes
                 is_large = invalid(f"longer than {most} bytes") if size > most else None
-                verdicts = explain_event(
+                verdicts = await explain_event(
                     relay.features, asked.event, origin, now, desk, is_signed=asked.is_signed
                 )
                 known = await relay.store.known([asked.event.id])
@@ -311,8 +311,10 @@ async def _dry_run(config: Configuration, wanted: Filter) -> _Findings:
             for one in relay.features
             if one.before_signature or one.after_signature
         ]
+        slow = [one for one in relay.features if one.slow_rules]
         with meter("dry run", None) as shown:
             async for page in relay.store.dump(upto=await relay.store.head(), now=now):
+                passed: list[Event] = []
                 for json in page:
                     event = decode(json)
                     # The relay's own events pass no rules.
@@ -320,24 +322,46 @@ async def _dry_run(config: Configuration, wanted: Filter) -> _Findings:
                         continue
                     found.events += 1
                     buckets.now = float(event.created_at)
-                    _judge(event, rules, config, found)
+                    if _is_passed(event, rules, config, found):
+                        passed.append(event)
+                for feature in slow:
+                    passed = await _judge_slowly(feature, passed, config, now, found)
                 shown.show(found.events)
     return found
 
 
-def _judge(
+def _is_passed(
     event: Event, rules: Sequence[tuple[str, Admission]], config: Configuration, found: _Findings
-) -> None:
-    origin = Origin(
-        address="",
-        url=config.relay.url,
-        authenticated=frozenset({event.pubkey}),
-        exempt=event.pubkey in config.relay.trust_bridge_keys,
-    )
+) -> bool:
+    origin = _by_author(event, config)
     now = event.created_at
     for stage in (Admission.before_signature, Admission.after_signature):
         for title, admission in rules:
             refusal = stage(admission, event, origin, now)
             if refusal is not None:
                 found.add(title, event, refusal)
-                return
+                return False
+    return True
+
+
+async def _judge_slowly(
+    feature: Feature, asked: Sequence[Event], config: Configuration, now: int, found: _Findings
+) -> list[Event]:
+    """Return what is not refused."""
+    said = await ask_slowly(feature, asked, lambda event: _by_author(event, config), now)
+    passed = []
+    for event, refusal in zip(asked, said, strict=True):
+        if refusal is None:
+            passed.append(event)
+        else:
+            found.add(feature.title, event, refusal)
+    return passed
+
+
+def _by_author(event: Event, config: Configuration) -> Origin:
+    return Origin(
+        address="",
+        url=config.relay.url,
+        authenticated=frozenset({event.pubkey}),
+        exempt=event.pubkey in config.relay.trust_bridge_keys,
+    )

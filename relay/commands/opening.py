@@ -16,6 +16,7 @@ from relay.engine.admission import Admission
 from relay.engine.desk import Desk
 from relay.engine.feature import Feature
 from relay.engine.followers import Followers
+from relay.engine.jobs import close
 from relay.engine.limits import Spend
 from relay.engine.relay import Relay
 from relay.net.workers import CannotStart
@@ -188,6 +189,7 @@ async def judging(config: Configuration, spend: Spend, *, now: int) -> AsyncIter
                 await job.run(now)
             yield Judging(relay, desk, key)
         finally:
+            await close(features)
             await store.close()
 
 

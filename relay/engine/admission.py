@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
-from relay.engine.feature import Effect, Feature, OfKinds, Origin, Part, Rule
+from relay.engine.feature import Effect, Feature, OfKinds, Origin, Part, Rule, SlowRule
 from relay.nostr.event import Event, encode
 from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Write
@@ -22,6 +22,7 @@ class _Path(NamedTuple):
 
     before: tuple[Rule, ...]
     after: tuple[Rule, ...]
+    slow: tuple[SlowRule, ...]
     effects: tuple[Effect, ...]
 
 
@@ -34,6 +35,8 @@ class Admission:
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self._features = tuple(features)
+        self.is_slow = any(feature.slow_rules for feature in features)
+        """Whether there are slow rules at all."""
         self._path = lru_cache(maxsize=1_024)(self._path_of)
 
     def before_signature(self, event: Event, origin: Origin, now: int) -> Refusal | None:
@@ -43,6 +46,10 @@ class Admission:
     def after_signature(self, event: Event, origin: Origin, now: int) -> Refusal | None:
         """Return the first refusal of the rules that trust the author."""
         return _first_refusal(self._path(event.kind).after, event, origin, now)
+
+    def slow_rules(self, event: Event) -> tuple[SlowRule, ...]:
+        """Return what has to be asked after everything else, in order."""
+        return self._path(event.kind).slow
 
     def effects(self, event: Event, json: bytes | None = None, *, live: bool = True) -> Write:
         """Say what storing this event means, by every enabled NIP.
@@ -58,6 +65,7 @@ class Admission:
         return _Path(
             _concerning(kind, (feature.before_signature for feature in self._features)),
             _concerning(kind, (feature.after_signature for feature in self._features)),
+            _concerning(kind, (feature.slow_rules for feature in self._features)),
             _concerning(kind, (feature.effects for feature in self._features)),
         )
 

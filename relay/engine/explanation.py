@@ -3,13 +3,14 @@
 Everything is asked that a relay would ask, but nothing ends with the first refusal, and nothing is kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 from relay.engine.admission import Admission
 from relay.engine.desk import Desk
-from relay.engine.feature import Feature, OfKinds, Origin, Rule, VeilRule
+from relay.engine.feature import Feature, OfKinds, Origin, Quietly, Rule, VeilRule
 from relay.nostr import event as events
 from relay.nostr.event import Event, encode
 from relay.nostr.filter import Filter
@@ -20,9 +21,12 @@ ADDRESS = "address"
 BEFORE = "before the signature"
 SIGNATURE = "signature"
 AFTER = "after the signature"
+SLOWLY = "by another process"
 STORING = "when it is stored"
 ASKING = "when it is asked"
 SEEING = "what may be seen"
+
+_DROPPED = Refusal(Prefix.BLOCKED, "dropped; its author is told that it was taken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Verdict:
     """None: it has nothing against it."""
 
 
-def explain_event(
+async def explain_event(
     features: Sequence[Feature], event: Event, origin: Origin, now: int, desk: Desk, *, is_signed: bool = True
 ) -> list[Verdict]:
     """Return what everything says that would be asked about an event, in order.
@@ -51,9 +55,41 @@ def explain_event(
         verdicts.append(Verdict("Signature of the event", SIGNATURE, _refuse_signature(event)))
     for feature in features:
         verdicts += _of_rules(feature, AFTER, feature.after_signature, event, origin, now)
+    for feature in features:
+        if feature.slow_rules:
+            (refusal,) = await ask_slowly(feature, [event], lambda _: origin, now)
+            verdicts.append(Verdict(feature.title, SLOWLY, refusal))
     if desk.is_open:
         verdicts += _of_tables(features, event, now, desk)
     return verdicts
+
+
+async def ask_slowly(
+    feature: Feature, asked: Sequence[Event], origin_of: Callable[[Event], Origin], now: int
+) -> list[Refusal | None]:
+    """Return what the slow rules of a feature say of each event."""
+    said: list[Refusal | None] = [None] * len(asked)
+    for one in feature.slow_rules:
+        rule, concerns = (one.part, one.concerns) if isinstance(one, OfKinds) else (one, None)
+        positions = [
+            position
+            for position, event in enumerate(asked)
+            if said[position] is None and (concerns is None or concerns(event.kind))
+        ]
+        published = [
+            _Published(asked[position], encode(asked[position]), origin_of(asked[position]))
+            for position in positions
+        ]
+        async for ruled in rule(published, now):
+            for position, ruling in ruled:
+                said[positions[position]] = _DROPPED if isinstance(ruling, Quietly) else ruling
+    return said
+
+
+class _Published(NamedTuple):
+    event: Event
+    json: bytes
+    origin: Origin
 
 
 def explain_address(features: Sequence[Feature], origin: Origin) -> Iterator[Verdict]:

@@ -4,8 +4,9 @@ A file in `relay/features/` or `relay/policies/` exports `feature(config, contex
 over its settings; there is no module state, so several relays fit in one process.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from relay.engine.desk import NOBODYS_DESK, Desk
@@ -44,6 +45,36 @@ class Conversation(Protocol):
 
 Rule = Callable[[Event, Origin, int], Refusal | None]
 """(event, origin, now in unix seconds) → why it is refused, or None."""
+
+
+class Published(Protocol):
+    """An event on its way in."""
+
+    @property
+    def event(self) -> Event: ...
+
+    @property
+    def json(self) -> bytes:
+        """Its canonical JSON."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+
+class Quietly(Enum):
+    """A ruling that its author is not told of."""
+
+    DROPPED = auto()
+    """The event is answered as if it had been taken."""
+
+
+Ruled = tuple[int, Refusal | Quietly | None]
+"""(position among those that were asked about, what was decided): None is a yes."""
+
+SlowRule = Callable[[Sequence[Published], int], AsyncGenerator[list[Ruled], None]]
+"""(events whose signatures are right, now) → a ruling for each, once, some at a time and in any order.
+
+It may wait for a database or another process, and is asked about others meanwhile; it has to end."""
 
 Gate = Callable[[Filter, Origin], Filter | Refusal]
 """May narrow or refuse a question."""
@@ -224,6 +255,8 @@ class Feature:
     """Cheap rules; may trust only the event's shape and the origin, for anybody can name a pubkey."""
     after_signature: tuple[Rule | OfKinds[Rule], ...] = ()
     """Rules that may trust event.pubkey."""
+    slow_rules: tuple[SlowRule | OfKinds[SlowRule], ...] = ()
+    """Asked last, about what all other rules let pass. No event is with one twice at a time."""
     doorkeepers: tuple[Doorkeeper, ...] = ()
     gates: tuple[Gate, ...] = ()
     veils: tuple[VeilRule, ...] = ()
@@ -252,3 +285,5 @@ class Feature:
     """Answers filters that search; one feature's at most."""
     gauges: Callable[[], Awaitable[Sequence[Gauge]]] | None = None
     """May raise StoreError."""
+    close: Callable[[], Awaitable[None]] | None = None
+    """Lets go of what it holds beside memory, such as a process, when it is asked no more."""

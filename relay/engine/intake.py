@@ -5,13 +5,14 @@ A batch is what arrived while the one before was being checked. Nothing waits fo
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from typing import NamedTuple
 
 import structlog
 
 from relay.engine.admission import Admission
-from relay.engine.feature import Origin, Request
+from relay.engine.feature import Origin, Quietly, Request, SlowRule
 from relay.engine.repetition import Repetition
 from relay.nostr import event as events
 from relay.nostr.event import Event, EventId
@@ -31,6 +32,8 @@ BATCHES_IN_FLIGHT = 16
 MAX_ARRIVALS = 2_048
 """Events that wait for admission; connections stop reading when it is reached. With four times as many, what
 is done to an event finds it outside of the processor's caches, and costs up to a tenth more."""
+MAX_JUDGED = 4_096
+"""Events that slow rules are asked about at a time; nothing more is admitted meanwhile."""
 TAKEN_AT_ONCE = 32
 """Events that a connection brings once it may go on, as it is reckoned here."""
 
@@ -41,6 +44,7 @@ _WRONG_ID = str(invalid("id is not the hash of the event"))
 _WRONG_SIGNATURE = str(invalid("signature does not verify"))
 _DUPLICATE = str(Refusal(Prefix.DUPLICATE, "already have this event"))
 _FAILED = str(Refusal(Prefix.ERROR, "the event could not be stored; try again later"))
+_UNRULED = Refusal(Prefix.ERROR, "the relay could not judge this event")
 _MUTE = str(Refusal(Prefix.MUTE, "no one was listening for this event"))
 
 _ANSWERS: dict[Outcome, tuple[bool, str]] = {
@@ -60,6 +64,26 @@ class Arrival(NamedTuple):
     """Its canonical JSON."""
     origin: Origin
     reply: Reply
+
+
+class _Taking(NamedTuple):
+    """Events that all rules let pass."""
+
+    writes: list[Write]
+    replies: list[Reply]
+    """Of the writes, in their order."""
+    passing: list[bytes]
+    """The canonical JSON of ephemeral events."""
+
+
+class _Round(NamedTuple):
+    """What events are judged by that slow rules are asked about, to the end."""
+
+    admission: Admission
+    now: int
+    commits: asyncio.TaskGroup
+    looked_up: bool
+    """Whether known events were sorted out before."""
 
 
 class Intake:
@@ -93,6 +117,10 @@ class Intake:
         self._waiting: deque[asyncio.Future[None]] = deque()
         """Who waits for room, first come first served."""
         self._in_flight: dict[EventId, list[Reply]] = {}
+        self._judged: dict[EventId, list[Arrival]] = {}
+        """Events that slow rules are asked about, and copies of them that came meanwhile: what is decided of
+        one client is not decided of another."""
+        self._fewer_judged = asyncio.Event()
         self._slots = asyncio.Semaphore(BATCHES_IN_FLIGHT)
         self._commits: set[asyncio.Task[None]] = set()
         self._busy = False
@@ -140,6 +168,9 @@ class Intake:
                     look_up = self._repetition.is_common
                     fresh = await self._sift(arrived, now, look_up=look_up)
                     for start in range(0, len(fresh), BATCH):
+                        while len(self._judged) >= MAX_JUDGED:
+                            self._fewer_judged.clear()
+                            await self._fewer_judged.wait()
                         await self._slots.acquire()
                         batch = fresh[start : start + BATCH]
                         await self._admit(batch, now, commits, looked_up=look_up)
@@ -189,40 +220,113 @@ class Intake:
     async def _admit(
         self, batch: list[Arrival], now: int, commits: asyncio.TaskGroup, *, looked_up: bool
     ) -> None:
-        writes: list[Write] = []
-        replies: list[Reply] = []
-        passing: list[bytes] = []
+        taking = _Taking([], [], [])
+        slow: list[Arrival] = []
         for arrival in batch:
-            event, json, origin, reply = arrival
+            event, _, origin, reply = arrival
             if (waiting := self._in_flight.get(event.id)) is not None:
                 # Not durable yet: its answer comes with the commit.
                 waiting.append(reply)
+            elif (copies := self._judged.get(event.id)) is not None:
+                copies.append(arrival)
             elif not events.has_right_signature(event):
                 reply(event.id, False, _WRONG_SIGNATURE)
             elif (refusal := self._admission.after_signature(event, origin, now)) is not None:
                 reply(event.id, False, str(refusal))
-            elif (request := self._requests.get(event.kind)) is not None:
-                asking = commits.create_task(self._ask(request, arrival, now))
-                self._commits.add(asking)
-                asking.add_done_callback(self._commits.discard)
-            elif retention(event.kind) is Retention.EPHEMERAL:
-                if self._is_heard is not None and not self._is_heard(event):
-                    reply(event.id, False, _MUTE)
-                else:
-                    passing.append(json)
-                    reply(event.id, True, "")
+            elif self._admission.is_slow and self._admission.slow_rules(event):
+                self._judged[event.id] = []
+                slow.append(arrival)
             else:
-                self._in_flight[event.id] = []
-                writes.append(self._admission.effects(event, json))
-                replies.append(reply)
+                self._take_in(arrival, now, commits, taking)
+        if slow:
+            self._have_judged(slow, 0, _Round(self._admission, now, commits, looked_up))
+        await self._finish(taking, commits, looked_up=looked_up)
+
+    def _take_in(self, arrival: Arrival, now: int, commits: asyncio.TaskGroup, taking: "_Taking") -> None:
+        event, json, _, reply = arrival
+        if (request := self._requests.get(event.kind)) is not None:
+            self._begin(commits, self._ask(request, arrival, now))
+        elif retention(event.kind) is Retention.EPHEMERAL:
+            if self._is_heard is not None and not self._is_heard(event):
+                reply(event.id, False, _MUTE)
+            else:
+                taking.passing.append(json)
+                reply(event.id, True, "")
+        else:
+            self._in_flight[event.id] = []
+            taking.writes.append(self._admission.effects(event, json))
+            taking.replies.append(reply)
+
+    async def _finish(self, taking: "_Taking", commits: asyncio.TaskGroup, *, looked_up: bool) -> None:
+        """Announce and begin to write what was taken in; the slot is let go of after the commit."""
+        writes, replies, passing = taking
         if passing:
             await self._store.announce(passing)
         if not writes:
             self._slots.release()
             return
-        commit = commits.create_task(self._commit(writes, replies, looked_up=looked_up))
-        self._commits.add(commit)
-        commit.add_done_callback(self._commits.discard)
+        self._begin(commits, self._commit(writes, replies, looked_up=looked_up))
+
+    def _begin(self, commits: asyncio.TaskGroup, work: Coroutine[None, None, None]) -> None:
+        task = commits.create_task(work)
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+
+    def _have_judged(self, arrivals: list[Arrival], asked: int, round_: "_Round") -> None:
+        """Begin to ask the slow rules behind the first `asked`."""
+        by_rule: dict[SlowRule, list[Arrival]] = {}
+        for arrival in arrivals:
+            by_rule.setdefault(round_.admission.slow_rules(arrival.event)[asked], []).append(arrival)
+        for rule, concerned in by_rule.items():
+            self._begin(round_.commits, self._judge(rule, concerned, asked + 1, round_))
+
+    async def _judge(self, rule: SlowRule, arrivals: list[Arrival], asked: int, round_: "_Round") -> None:
+        """Take in what a rule lets pass, as it answers; after it, `asked` have been asked."""
+        left = dict(enumerate(arrivals))
+        try:
+            async with aclosing(rule(arrivals, round_.now)) as rulings:
+                async for ruled in rulings:
+                    settled = [(left.pop(position), ruling) for position, ruling in ruled]
+                    await self._settle(settled, asked, round_)
+        except Exception:
+            # A mistake of ours must not take all clients down.
+            log.exception("a slow rule failed; its events are refused", events=len(left))
+        await self._settle([(arrival, _UNRULED) for arrival in left.values()], asked, round_)
+
+    async def _settle(
+        self,
+        settled: Sequence[tuple[Arrival, Refusal | Quietly | None]],
+        asked: int,
+        round_: "_Round",
+    ) -> None:
+        passed: list[Arrival] = []
+        further: list[Arrival] = []
+        for arrival, ruling in settled:
+            event, _, _, reply = arrival
+            if ruling is None:
+                rules = round_.admission.slow_rules(event)
+                (further if len(rules) > asked else passed).append(arrival)
+                continue
+            if ruling is Quietly.DROPPED:
+                reply(event.id, True, "")
+            else:
+                reply(event.id, False, str(ruling))
+            self._let_go(event.id)
+        if further:
+            self._have_judged(further, asked, round_)
+        if passed:
+            await self._slots.acquire()
+            taking = _Taking([], [], [])
+            for arrival in passed:
+                self._take_in(arrival, round_.now, round_.commits, taking)
+                self._let_go(arrival.event.id)
+            await self._finish(taking, round_.commits, looked_up=round_.looked_up)
+
+    def _let_go(self, id_: EventId) -> None:
+        """Slow rules have spoken about an event: its copies are taken up again."""
+        for copy in self._judged.pop(id_):
+            self.take(copy)
+        self._fewer_judged.set()
 
     async def _ask(self, request: Request, arrival: Arrival, now: int) -> None:
         event, _, origin, reply = arrival

@@ -37,3 +37,10 @@ async def _repeat(job: Job, now: Callable[[], int], catch_up: Callable[[], None]
         except Exception:
             log.exception("a job failed; it runs again at its next time", job=job.name)
         await asyncio.sleep(job.every_seconds)
+
+
+async def close(features: Iterable[Feature]) -> None:
+    """Have features that are asked no more let go of what they hold beside memory."""
+    for feature in features:
+        if feature.close is not None:
+            await feature.close()

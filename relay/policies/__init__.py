@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
-from relay.policies import clock, lists, rates, reading, shape, trust, work
+from relay.policies import clock, lists, rates, reading, shape, trust, work, write_plugin
 
 ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     lists.feature,
@@ -14,6 +14,7 @@ ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     reading.feature,
     trust.feature,
     rates.feature,
+    write_plugin.feature,
 )
 """In the order in which their rules apply: what costs little first, and what counts last."""
 

@@ -18,6 +18,7 @@ from relay import features, policies
 from relay.config import RelayConfig
 from relay.engine.desk import Desk
 from relay.engine.feature import Context, Feature, Origin, Search, nobody
+from relay.engine.jobs import close
 from relay.engine.relay import Relay
 from relay.features.management.book import membership
 from relay.net.board import Board
@@ -342,6 +343,7 @@ class House:
     async def __aexit__(self, *_: object) -> None:
         for client in self.clients:
             client.wire.lose()
+        await close(self.relay.features)
         while self._tasks:
             for task in self._tasks:
                 task.cancel()

@@ -20,6 +20,7 @@ from tests.net.house import RELAY_KEY
 from tests.wire.client import now
 from torv import load_config, main
 
+EXAMPLES = Path(__file__).parents[2] / "docs/operating/examples"
 DRAFT = {"kind": 1, "content": "Buy now!"}
 
 
@@ -89,6 +90,13 @@ CASES = [
         DRAFT,
         ("--times", "3"),
         "rate-limited: at most 2 a minute from one author of events of kind 1",
+    ),
+    Case(
+        "Write plugin",
+        f'[relay.plugins.write]\ncommand = "{EXAMPLES}/allow.sh {BOB.public}"\nseconds = 30',
+        DRAFT,
+        ("--as", ALICE.public),
+        "blocked: not on the list",
     ),
     Case(
         "Rates by address, author and proved key",
@@ -229,6 +237,14 @@ def test_a_dry_run_counts_by_rule_what_would_have_been_refused(stored: Path) -> 
             "reason": "rate-limited: at most 2 a minute from one author of events of kind 1",
         }
     ]
+
+
+def test_a_dry_run_asks_the_plugin_too(stored: Path) -> None:
+    config = f'[relay.plugins.write]\ncommand = "{EXAMPLES}/allow.sh {BOB.public}"\nseconds = 30\n'
+    result = torv(stored, config, "dry-run", "--json")
+
+    told = orjson.loads(result.stdout)
+    assert [(one["rule"], one["refused"]) for one in told["rules"]] == [("Write plugin", 3)]
 
 
 def test_a_dry_run_of_defaults_refuses_nothing_that_is_stored(stored: Path) -> None:

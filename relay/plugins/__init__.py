@@ -1,0 +1,1 @@
+"""Programs that judge for the relay: asked and answering in lines of JSON, many at a time."""

@@ -1,0 +1,1 @@
+"""Plugins: what is said to programs, and what is made of what they answer."""
