@@ -5,6 +5,7 @@ returned, `kill -9` and a power cut cannot undo it. Calls block for the length o
 milliseconds; the bridge moves tens of messages a second at most, so it spares itself a thread.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
-from bridge.model import Copy, Identity, Link, Profile, Ref
+from bridge.model import Copy, Identity, Link, Place, Profile, Ref, Sort
 from bridge.network import Arrival, Rendered
 from bridge.plan import (
     Change,
@@ -66,6 +67,8 @@ class Waiting:
     not_before: float
     native_id: str | None
     """The id of the copy that it is about, if there is one by now."""
+    known: Mapping[Ref, str]
+    """The ids that the copies got which it needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,18 @@ def create_tables(database: sqlite_utils.Database) -> None:
         ) STRICT;
         CREATE INDEX outbox_lane ON outbox (network, lane, seq) WHERE state = 'waiting';
         CREATE INDEX outbox_origin ON outbox (origin_network, origin_id) WHERE origin_id IS NOT NULL;
+        """
+    )
+
+
+@migrations()
+def remember_conversations(database: sqlite_utils.Database) -> None:
+    database.executescript(
+        """
+        ALTER TABLE copy ADD COLUMN sort TEXT NOT NULL DEFAULT 'post'; -- post, reaction
+        ALTER TABLE copy ADD COLUMN thread_id TEXT;           -- on the original's network; NULL: begins one
+        ALTER TABLE copy ADD COLUMN room_id TEXT NOT NULL DEFAULT ''; -- of the original
+        ALTER TABLE outbox ADD COLUMN needs TEXT NOT NULL DEFAULT '[]'; -- JSON: [[network, id], …]
         """
     )
 
@@ -270,24 +285,42 @@ class Ledger:
     # The outbox.
 
     def heads(self) -> list[tuple[str, str, float]]:
-        """Return network, lane and not_before of the first entry of every lane, oldest lane first."""
+        """Return network, lane and not_before of the first entry of every lane, oldest lane first.
+
+        A lane is left out while its first entry needs a copy that is still to be made.
+        """
         return self._db.execute(
             "SELECT network, lane, not_before FROM outbox WHERE seq IN "
-            "(SELECT min(seq) FROM outbox WHERE state = 'waiting' GROUP BY network, lane) ORDER BY seq"
+            f"(SELECT min(seq) FROM outbox WHERE state = 'waiting' GROUP BY network, lane) AND NOT {_LACKS} "
+            "ORDER BY seq"
         ).fetchall()
 
     def head(self, network: str, lane: str) -> Waiting | None:
-        """Return the first entry of a lane; None when it is empty."""
+        """Return the first entry of a lane; None when it is empty, or has to wait for another lane."""
         row = self._one(
             "SELECT seq, network, lane, key, payload, attempts, max_attempts, not_before, "
             "(SELECT native_id FROM copy WHERE copy.origin_network = outbox.origin_network "
             "AND copy.origin_id = outbox.origin_id AND copy.network = outbox.network "
-            "AND copy.target = outbox.target) "
-            "FROM outbox WHERE network = ? AND lane = ? AND state = 'waiting' ORDER BY seq LIMIT 1",
+            "AND copy.target = outbox.target), target, needs "
+            "FROM outbox WHERE seq = "
+            "(SELECT min(seq) FROM outbox WHERE network = ? AND lane = ? AND state = 'waiting') "
+            f"AND NOT {_LACKS}",
             network,
             lane,
         )
-        return Waiting(*row) if row else None
+        if row is None:
+            return None
+        *columns, target, needs = row
+        return Waiting(*columns, self._known(network, target, needs))  # type: ignore[call-arg]  # ten columns
+
+    def _known(self, network: str, target: str | None, needs: str) -> dict[Ref, str]:
+        rows = self._db.execute(
+            "SELECT origin_network, origin_id, native_id FROM copy, json_each(?) AS need "
+            "WHERE origin_network = need.value ->> 0 AND origin_id = need.value ->> 1 "
+            "AND network = ? AND target = ? AND native_id IS NOT NULL",
+            (needs, network, target),
+        )
+        return {Ref(origin_network, origin_id): native_id for origin_network, origin_id, native_id in rows}
 
     def delivered(self, entry: Waiting, native_id: str | None) -> None:
         """Strike an entry off, and note the id that its copy got."""
@@ -393,6 +426,63 @@ class Ledger:
         )
         return tuple(map(_copy, rows))
 
+    def place(self, post: Ref, network: str, target: str) -> Place | None:
+        """Return a post as `network` knows it in room `target`; None if it is not there."""
+        return self._place(post, network, target, with_thread=True)
+
+    def _place(self, post: Ref, network: str, target: str, *, with_thread: bool) -> Place | None:
+        row = self._one(
+            "SELECT origin_id, author_network, author_id, thread_id FROM copy "
+            "WHERE network = ? AND native_id = ? AND origin_network = ? AND room_id = ? AND NOT withdrawn",
+            post.network,
+            post.id,
+            network,
+            target,
+        )
+        if row is not None:
+            id_, author_network, author_id, thread_id = row
+            thread = Place(network, thread_id, None, Ref(network, thread_id)) if thread_id else None
+            return Place(network, id_, Ref(author_network, author_id), Ref(network, id_), thread)
+        row = self._one(
+            "SELECT native_id, ghost_network, ghost_id, thread_id FROM copy LEFT JOIN identity "
+            "ON identity.network = author_network AND identity.id = author_id "
+            "WHERE origin_network = ? AND origin_id = ? AND copy.network = ? AND target = ? "
+            "AND NOT withdrawn",
+            post.network,
+            post.id,
+            network,
+            target,
+        )
+        if row is None:
+            return None
+        native_id, ghost_network, ghost_id, thread_id = row
+        thread = None
+        if thread_id and with_thread:
+            thread = self._place(Ref(post.network, thread_id), network, target, with_thread=False)
+        author = Ref(ghost_network, ghost_id) if ghost_id else None
+        return Place(network, native_id, author, post, thread)
+
+    def thread(self, post: Ref) -> Ref | None:
+        """Return what began a post's conversation, on the post's own network; None if that is not known."""
+        row = self._one(
+            "SELECT thread_id FROM copy WHERE origin_network = ? AND origin_id = ? AND thread_id IS NOT NULL",
+            post.network,
+            post.id,
+        )
+        if row is not None:
+            return Ref(post.network, row[0])
+        row = self._one(
+            "SELECT origin_network, thread_id, target FROM copy "
+            "WHERE network = ? AND native_id = ? AND thread_id IS NOT NULL",
+            post.network,
+            post.id,
+        )
+        if row is None:
+            return None
+        there, thread_id, target = row
+        place = self._place(Ref(there, thread_id), post.network, target, with_thread=False)
+        return Ref(post.network, place.id) if place and place.id else None
+
     def copies_by(self, author: Ref) -> tuple[Copy, ...]:
         """Return the copies of everything that somebody wrote, unless taken back."""
         rows = self._db.execute(
@@ -407,7 +497,17 @@ class Ledger:
 
 
 _LINK = "room_network, room_id, follows_network, follows_id, since_ms, by_network, by_id"
-_COPY = "origin_network, origin_id, author_network, author_id, network, target, native_id"
+_COPY = (
+    "origin_network, origin_id, author_network, author_id, network, target, native_id, "
+    "sort, thread_id, room_id"
+)
+# Whether an entry names a copy by its id that is still to be made; of what was given up nothing is expected.
+_LACKS = (
+    "EXISTS (SELECT 1 FROM json_each(outbox.needs) AS need JOIN outbox AS maker "
+    "ON maker.network = outbox.network AND maker.origin_network = need.value ->> 0 "
+    "AND maker.origin_id = need.value ->> 1 AND maker.target = outbox.target "
+    "AND maker.makes AND maker.state = 'waiting')"
+)
 
 
 def _link(row: Row) -> Link:
@@ -418,8 +518,21 @@ def _link(row: Row) -> Link:
 
 
 def _copy(row: Row) -> Copy:
-    origin_network, origin_id, author_network, author_id, network, target, native_id = row
-    return Copy(Ref(origin_network, origin_id), Ref(author_network, author_id), network, target, native_id)
+    (
+        origin_network,
+        origin_id,
+        author_network,
+        author_id,
+        network,
+        target,
+        native_id,
+        sort,
+        thread_id,
+        room,
+    ) = row
+    origin, author = Ref(origin_network, origin_id), Ref(author_network, author_id)
+    thread = Ref(origin_network, thread_id) if thread_id else None
+    return Copy(origin, author, network, target, native_id, Sort(sort), thread, room)
 
 
 def _apply(db: sqlite3.Connection, change: Change, ghosts: Mapping[Ref, Ref]) -> None:
@@ -506,7 +619,7 @@ def _enqueue(db: sqlite3.Connection, ready: Ready) -> None:
         )
     elif copy is not None:
         db.execute(
-            "INSERT INTO copy VALUES (?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+            f"INSERT INTO copy ({_COPY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (
                 copy.origin.network,
                 copy.origin.id,
@@ -515,11 +628,14 @@ def _enqueue(db: sqlite3.Connection, ready: Ready) -> None:
                 copy.network,
                 copy.target,
                 rendered.native_id,
+                copy.sort,
+                copy.thread.id if copy.thread else None,
+                copy.room,
             ),
         )
     db.execute(
         "INSERT INTO outbox (network, lane, key, payload, makes, origin_network, origin_id, target, "
-        "max_attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "max_attempts, needs) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             delivery.network,
             delivery.lane,
@@ -530,5 +646,6 @@ def _enqueue(db: sqlite3.Connection, ready: Ready) -> None:
             copy.origin.id if copy else None,
             copy.target if copy else None,
             delivery.max_attempts,
+            json.dumps([[origin.network, origin.id] for origin in delivery.needs]),
         ),
     )

@@ -41,6 +41,26 @@ class Post:
     body: RichText
     bridged: bool = False
     """Whether it says itself that another bridge brought it here (NIP-48)."""
+    reply_to: Ref | None = None
+    """The post that it answers."""
+    thread: Ref | None = None
+    """The post that began the conversation it belongs to; None where the network does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class React:
+    """Somebody put a mark on a post."""
+
+    ref: Ref
+    author: Ref
+    room: Ref | None
+    at_ms: int
+    target: Ref
+    key: str
+    """What is shown: an emoji of Unicode, or the `:name:` of a custom one."""
+    emoji_url: str | None = None
+    """The picture of a custom emoji."""
+    bridged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +131,7 @@ class Echo:
     room: Ref
 
 
-Op = Post | ProfileChange | Delete | Command | Invitation | RoomClosed | Echo
+Op = Post | React | ProfileChange | Delete | Command | Invitation | RoomClosed | Echo
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +171,16 @@ class Identity:
     """False once the ghost's profile was taken back: it is shown again with the next post."""
 
 
+class Sort(StrEnum):
+    """What a copy is of."""
+
+    POST = "post"
+    REACTION = "reaction"
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A mirrored post: where the original is, and where the copy."""
+    """Something mirrored: where the original is, and where the copy."""
 
     origin: Ref
     author: Ref
@@ -162,3 +189,23 @@ class Copy:
     """The room it went to; empty where the network has no rooms."""
     native_id: str | None
     """None until the network has said how it calls the copy."""
+    sort: Sort = Sort.POST
+    thread: Ref | None = None
+    """The original's conversation, by the post that began it; None if it began one itself."""
+    room: str = ""
+    """The room of the original; empty where its network has no rooms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A post as a network knows it: the original there, or the copy that we made or are making there."""
+
+    network: str
+    id: str | None
+    """None as long as the network has not said how it calls our copy of `origin`."""
+    author: Ref | None
+    """Its author there: the person, or their ghost; None if that is not known."""
+    origin: Ref
+    """The original: itself, or what it is a copy of."""
+    thread: "Place | None" = None
+    """The post there that began its conversation; None if it began one itself, or that post is not there."""

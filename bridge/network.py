@@ -1,7 +1,7 @@
 """What the bridge asks of every network; `bridge.router` knows nothing else of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bridge.model import Capabilities, Identity, Link, Op, Profile, Ref, Room
@@ -51,6 +51,8 @@ class Task:
     payload: bytes
     native_id: str | None
     """The id of the copy it is about, as far as it is known."""
+    known: Mapping[Ref, str] = field(default_factory=dict)
+    """The ids that the copies got which this needed; one that was never made is missing."""
 
 
 class Inbox(Protocol):

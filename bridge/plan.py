@@ -20,16 +20,19 @@ from bridge.model import (
     Invitation,
     Link,
     Op,
+    Place,
     Post,
     Profile,
     ProfileChange,
+    React,
     Ref,
     Room,
     RoomClosed,
+    Sort,
 )
-from bridge.text import Mention, Node, RichText, mapped, shorten
+from bridge.text import Mention, Node, Pointer, RichText, Text, mapped, shorten
 from relay.nostr import nip19
-from relay.nostr.event import PubKey
+from relay.nostr.event import EventId, PubKey
 
 NOSTR = "nostr"
 
@@ -48,6 +51,18 @@ class PutPost:
     author: Identity
     room: Ref | None
     """The room it goes to; None where the target has no rooms."""
+    reply_to: Place | None = None
+    """What it answers there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutReaction:
+    """Let a mark appear on a post, put there by its author's ghost."""
+
+    reaction: React
+    author: Identity
+    room: Ref | None
+    target: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,7 @@ class Accept:
     room: Ref
 
 
-Act = PutPost | PutProfile | PutPicture | Withdraw | Tell | Accept
+Act = PutPost | PutReaction | PutProfile | PutPicture | Withdraw | Tell | Accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +122,8 @@ class Delivery:
     """The copy that this makes or takes back."""
     max_attempts: int | None = None
     """None: until it succeeds or is rejected."""
+    needs: tuple[Ref, ...] = ()
+    """Originals whose copies have to be there before, for this names them by the ids they get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +197,10 @@ class Facts:
     """Of the post, of a deletion's targets, or for an opt-out of all that the person wrote."""
     room: Room | None = None
     """The room it happened in, as it is now, for the acting person."""
+    thread: Ref | None = None
+    """The post that began the conversation of what it answers, on its own network."""
+    places: Mapping[tuple[Ref, str], Place] = field(default_factory=dict)
+    """The posts that it refers to, as they are known where it goes: (post, room there or "")."""
     people: Mapping[Ref, Mention] = field(default_factory=dict)
     """Who is mentioned in it, as the other network knows them; who is not known there is left out."""
 
@@ -200,6 +221,8 @@ def plan(op: Op, facts: Facts, can: Mapping[str, Capabilities]) -> Plan:
     match op:
         case Post():
             return _post(op, facts, can)
+        case React():
+            return _react(op, facts)
         case ProfileChange():
             return _profile_change(op, facts)
         case Delete():
@@ -217,47 +240,128 @@ def plan(op: Op, facts: Facts, can: Mapping[str, Capabilities]) -> Plan:
 
 
 def _post(post: Post, facts: Facts, can: Mapping[str, Capabilities]) -> Plan:
-    # A bridged note came from another network; sent on, it could come round again.
-    if facts.is_ours or post.bridged or facts.opted_out or facts.withdrawn or not post.body:
+    if not post.body:
         return NOTHING
-    if post.room is not None and facts.link is not None and (why := _why_closed(facts.room)):
-        # Its closing should have come before; should that be lost, nothing private may become public.
-        return _room_closed(RoomClosed(post.ref, post.room, why), facts)
-    links = facts.followers if post.room is None else (facts.link,) if facts.link else ()
-    mirrored = {copy.target for copy in facts.copies}
+    if closed := _found_closed(post, facts):
+        return closed
+    links = _open_links(post, facts)
+    if not links:
+        return NOTHING
+    author, shown = _shown_author(post, facts, links[0])
+    deliveries = list(shown.deliveries)
+    for link in links:
+        target, room, there = _destination(post, link)
+        parent = facts.places.get((post.reply_to, there)) if post.reply_to else None
+        body = _known_there(post.body, facts, there)
+        if post.reply_to is not None and parent is None:
+            # What it answers is not there: with a link to it, it is no answer to nothing.
+            body = (Pointer(post.reply_to, _shown_link(post.reply_to, post.room)), Text("\n"), *body)
+        fitting = replace(post, body=shorten(body, can[target].max_text_bytes))
+        thread = post.thread or facts.thread or post.reply_to
+        copy = Copy(post.ref, post.author, target, there, None, thread=thread, room=_room_id(post))
+        act = PutPost(fitting, author, room, parent)
+        key = f"post {post.ref.id} {there}".rstrip()
+        deliveries.append(Delivery(target, post.author.id, key, act, copy, needs=_needs(parent)))
+    return Plan(shown.changes, tuple(deliveries))
+
+
+def _react(reaction: React, facts: Facts) -> Plan:
+    if closed := _found_closed(reaction, facts):
+        return closed
     links = tuple(
         link
-        for link in links
-        if post.at_ms >= link.since_ms and (link.room.id if post.room is None else "") not in mirrored
+        for link in _open_links(reaction, facts)
+        if (reaction.target, _destination(reaction, link)[2]) in facts.places
     )
     if not links:
         return NOTHING
-    changes: tuple[Change, ...] = ()
-    deliveries: list[Delivery] = []
-    author = facts.author
-    if author is None or not author.shown:
-        profile, at = facts.looked_up or Profile(None, None), post.at_ms // 1000
-        if author is None:
-            author = Identity(post.author, profile, at)
-        else:
-            # Newer than its deletion, which holds up to its own second.
-            author = replace(author, profile=profile, profile_at=max(at, author.profile_at + 1), shown=True)
-        changes = (Known(author),)
-        deliveries += _show(author, _target(post.author, links[0]))
+    author, shown = _shown_author(reaction, facts, links[0])
+    deliveries = list(shown.deliveries)
     for link in links:
-        target = _target(post.author, link)
-        room = link.room if post.room is None else None
-        copy = Copy(post.ref, post.author, target, room.id if room else "", None)
-        body = shorten(_known_there(post.body, facts.people), can[target].max_text_bytes)
-        fitting = replace(post, body=body)
-        key = f"post {post.ref.id} {copy.target}".rstrip()
-        deliveries.append(Delivery(target, post.author.id, key, PutPost(fitting, author, room), copy))
-    return Plan(changes, tuple(deliveries))
+        target, room, there = _destination(reaction, link)
+        place = facts.places[reaction.target, there]
+        copy = Copy(
+            reaction.ref, reaction.author, target, there, None, Sort.REACTION, room=_room_id(reaction)
+        )
+        act = PutReaction(reaction, author, room, place)
+        key = f"reaction {reaction.ref.id} {there}".rstrip()
+        deliveries.append(Delivery(target, reaction.author.id, key, act, copy, needs=_needs(place)))
+    return Plan(shown.changes, tuple(deliveries))
 
 
-def _known_there(body: RichText, people: Mapping[Ref, Mention]) -> RichText:
+def _found_closed(op: Post | React, facts: Facts) -> Plan | None:
+    """Return the end of the room's link, if the room turns out not to be public any more."""
+    if op.room is None or facts.link is None or _is_dropped(op, facts):
+        return None
+    # Its closing should have come before; should that be lost, nothing private may become public.
+    why = _why_closed(facts.room)
+    return _room_closed(RoomClosed(op.ref, op.room, why), facts) if why else None
+
+
+def _is_dropped(op: Post | React, facts: Facts) -> bool:
+    # What is bridged came from another network; sent on, it could come round again.
+    return facts.is_ours or op.bridged or facts.opted_out or facts.withdrawn
+
+
+def _open_links(op: Post | React, facts: Facts) -> tuple[Link, ...]:
+    """Return the links that carry this, and have not carried it yet."""
+    if _is_dropped(op, facts):
+        return ()
+    links = facts.followers if op.room is None else (facts.link,) if facts.link else ()
+    mirrored = {copy.target for copy in facts.copies}
+    return tuple(
+        link for link in links if op.at_ms >= link.since_ms and _destination(op, link)[2] not in mirrored
+    )
+
+
+def _destination(op: Post | React, link: Link) -> tuple[str, Ref | None, str]:
+    """Return the network that a link carries this to, the room there, and its id: "" where there is none."""
+    room = link.room if op.room is None else None
+    return _target(op.author, link), room, room.id if room else ""
+
+
+def _shown_author(op: Post | React, facts: Facts, link: Link) -> tuple[Identity, Plan]:
+    """Return the author, and what lets their ghost be seen if it is not yet."""
+    author = facts.author
+    if author is not None and author.shown:
+        return author, NOTHING
+    profile, at = facts.looked_up or Profile(None, None), op.at_ms // 1000
+    if author is None:
+        author = Identity(op.author, profile, at)
+    else:
+        # Newer than its deletion, which holds up to its own second.
+        author = replace(author, profile=profile, profile_at=max(at, author.profile_at + 1), shown=True)
+    return author, Plan((Known(author),), tuple(_show(author, _target(op.author, link))))
+
+
+def _room_id(op: Post | React) -> str:
+    return op.room.id if op.room else ""
+
+
+def _needs(place: Place | None) -> tuple[Ref, ...]:
+    """Return the originals whose copies must have been made before this can be sent."""
+    places = (place, place.thread) if place else ()
+    return tuple(one.origin for one in places if one is not None and one.id is None)
+
+
+def _shown_link(post: Ref, room: Ref | None) -> str:
+    """Return what leads to a post that is not known where the answer goes."""
+    if post.network == NOSTR:
+        return f"nostr:{nip19.encode(nip19.Nevent(EventId(post.id)))}"
+    return f"https://matrix.to/#/{room.id}/{post.id}" if room else post.id
+
+
+def _known_there(body: RichText, facts: Facts, there: str) -> RichText:
+    """Name people and posts as they are known where the body goes."""
+
     def of(node: Node) -> Node:
-        return people.get(node.who, node) if isinstance(node, Mention) else node
+        match node:
+            case Mention(who):
+                return facts.people.get(who, node)
+            case Pointer(to, shown):
+                place = facts.places.get((to, there))
+                return Pointer(Ref(place.network, place.id), shown) if place and place.id else node
+        return node
 
     return mapped(body, of)
 

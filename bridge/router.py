@@ -12,10 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bridge.commands import LinkRoom, OptOut, parse_order
 from bridge.ledger import Ledger, Ready, Received, Waiting
-from bridge.model import Capabilities, Command, Delete, Op, Post, ProfileChange, Ref, RoomClosed
+from bridge.model import (
+    Capabilities,
+    Command,
+    Delete,
+    Link,
+    Op,
+    Place,
+    Post,
+    ProfileChange,
+    React,
+    Ref,
+    RoomClosed,
+)
 from bridge.network import Arrival, Network, Rejected, Task, Unreachable, Unreadable
 from bridge.plan import NOSTR, Change, Facts, Known, LinkEnded, LinkMade, plan
-from bridge.text import Mention, walk
+from bridge.text import Mention, Pointer, walk
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +139,7 @@ class Router:
         """Gather what `plan` needs to know: from the ledger, and where that is silent from a network."""
         ledger = self._ledger
         match op:
-            case Post(ref, author, room):
+            case Post(ref=ref, author=author, room=room) | React(ref=ref, author=author, room=room):
                 known = ledger.identity(author)
                 link = ledger.link(room) if room else None
                 followers = ledger.followers(author) if room is None else ()
@@ -145,7 +157,9 @@ class Router:
                     withdrawn=ledger.is_withdrawn(ref, author),
                     copies=ledger.copies(ref),
                     room=room_now,
-                    people=self._people(op) if link or followers else {},
+                    thread=ledger.thread(op.reply_to) if isinstance(op, Post) and op.reply_to else None,
+                    places=self._places(op, (link,) if link else followers),
+                    people=self._people(op) if isinstance(op, Post) and (link or followers) else {},
                 )
             case ProfileChange(author, room):
                 return Facts(
@@ -173,6 +187,21 @@ class Router:
             case RoomClosed(_, room):
                 return Facts(link=ledger.link(room))
         return Facts()
+
+    def _places(self, op: Post | React, links: Sequence[Link]) -> dict[tuple[Ref, str], Place]:
+        """Find the posts that something refers to, wherever these links carry it."""
+        if isinstance(op, React):
+            referred = [op.target]
+        else:
+            pointed = [node.to for node in walk(op.body) if isinstance(node, Pointer)]
+            referred = [*([op.reply_to] if op.reply_to else ()), *pointed[:MAX_MENTIONS]]
+        places = {}
+        for link in links:
+            network, there = (NOSTR, "") if op.room is not None else (link.room.network, link.room.id)
+            for ref in referred:
+                if place := self._ledger.place(ref, network, there):
+                    places[ref, there] = place
+        return places
 
     def _people(self, post: Post) -> dict[Ref, Mention]:
         """Name everybody whom a post mentions as the other network does, as far as they are known."""
@@ -240,7 +269,7 @@ class Router:
     async def _deliver(self, entry: Waiting) -> None:
         try:
             async with asyncio.timeout(DELIVERY_SECONDS):
-                task = Task(entry.key, entry.payload, entry.native_id)
+                task = Task(entry.key, entry.payload, entry.native_id, entry.known)
                 native_id = await self._networks[entry.network].deliver(task)
         except Rejected as error:
             self._bury(entry, str(error))

@@ -4,11 +4,12 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridge.ledger import Ledger, LedgerError, Ready, Received
-from bridge.model import Copy, Identity, Link, Post, Profile, Ref
+from bridge.model import Copy, Identity, Link, Place, Post, Profile, Ref
 from bridge.network import Arrival, Rendered
 from bridge.plan import (
     Confirmed,
@@ -275,3 +276,97 @@ def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(LedgerError, match="written by a newer version: it has fly_to_the_moon"):
         Ledger(tmp_path / "ledger")
+
+
+def copied(origin: Ref, author: Ref, network: str, native_id: str | None, **more: Any) -> Ready:
+    """Return the delivery of a copy, rendered."""
+    target = ROOM.id if network == "matrix" else ""
+    copy = Copy(origin, author, network, target, None, **more)
+    delivery = Delivery(network, author.id, f"post {origin.id}", POST.act, copy)
+    return Ready(delivery, Rendered(b"payload", native_id))
+
+
+def test_a_post_is_found_where_its_copy_is(ledger: Ledger) -> None:
+    message = Ref("matrix", "$m")
+    root = Ref("matrix", "$root")
+    alice = Identity(ALICE, Profile("Alice", None), 5)
+    ready = [
+        copied(root, ALICE, "nostr", "01" * 32, room=ROOM.id),
+        copied(message, ALICE, "nostr", "02" * 32, room=ROOM.id, thread=root),
+    ]
+
+    ledger.settle(arrive(ledger), [Known(alice)], ready, GHOSTS)
+
+    ghost = GHOSTS[ALICE]
+    began = Place("nostr", "01" * 32, ghost, root)
+    assert ledger.place(message, "nostr", "") == Place("nostr", "02" * 32, ghost, message, began)
+    assert ledger.place(root, "nostr", "") == began
+    assert ledger.place(Ref("matrix", "$other"), "nostr", "") is None
+
+
+def test_a_copy_leads_to_its_original_in_the_room_that_it_was_written_in(ledger: Ledger) -> None:
+    message = Ref("matrix", "$m")
+    ready = [copied(message, ALICE, "nostr", "02" * 32, room=ROOM.id, thread=Ref("matrix", "$root"))]
+    ledger.settle(arrive(ledger), [], ready, {})
+    note = Ref("nostr", "02" * 32)
+
+    began = Place("matrix", "$root", None, Ref("matrix", "$root"))
+    assert ledger.place(note, "matrix", ROOM.id) == Place("matrix", "$m", ALICE, message, began)
+    assert ledger.place(note, "matrix", "!other:x") is None
+
+
+def test_a_conversation_is_known_by_what_began_it_on_either_network(ledger: Ledger) -> None:
+    root, message = Ref("matrix", "$root"), Ref("matrix", "$m")
+    ready = [
+        copied(root, ALICE, "nostr", "01" * 32, room=ROOM.id),
+        copied(message, ALICE, "nostr", "02" * 32, room=ROOM.id, thread=root),
+    ]
+    ledger.settle(arrive(ledger), [], ready, {})
+
+    assert ledger.thread(message) == root
+    assert ledger.thread(Ref("nostr", "02" * 32)) == Ref("nostr", "01" * 32)
+    assert ledger.thread(root) is None
+
+
+def test_an_entry_waits_for_the_copy_that_it_names(ledger: Ledger) -> None:
+    first = copied(NOTE, BOB, "matrix", None)
+    answer = Delivery(
+        "matrix",
+        "carol",
+        "post 2",
+        POST.act,
+        Copy(Ref("nostr", "cd" * 32), BOB, "matrix", ROOM.id, None),
+        needs=(NOTE,),
+    )
+    ledger.settle(arrive(ledger), [], [first, Ready(answer, Rendered(b"answer", None))], {})
+    assert ledger.head("matrix", "carol") is None
+    assert [lane for _, lane, _ in ledger.heads()] == [BOB.id]
+
+    made = ledger.head("matrix", BOB.id)
+    assert made is not None
+    ledger.delivered(made, "$made")
+
+    entry = ledger.head("matrix", "carol")
+    assert entry is not None
+    assert entry.known == {NOTE: "$made"}
+
+
+def test_an_entry_does_not_wait_for_what_was_given_up(ledger: Ledger) -> None:
+    first = copied(NOTE, BOB, "matrix", None)
+    answer = Delivery(
+        "matrix",
+        "carol",
+        "post 2",
+        POST.act,
+        Copy(Ref("nostr", "cd" * 32), BOB, "matrix", ROOM.id, None),
+        needs=(NOTE,),
+    )
+    ledger.settle(arrive(ledger), [], [first, Ready(answer, Rendered(b"answer", None))], {})
+
+    refused = ledger.head("matrix", BOB.id)
+    assert refused is not None
+    ledger.bury(refused, "never")
+
+    entry = ledger.head("matrix", "carol")
+    assert entry is not None
+    assert entry.known == {}

@@ -13,16 +13,25 @@ from bridge.model import (
     Identity,
     Invitation,
     Op,
+    Place,
     Post,
     Profile,
     ProfileChange,
+    React,
     Ref,
     RoomClosed,
 )
 from bridge.network import Unreadable
-from bridge.networks.matrix.convert import power_level, to_op, to_request, to_room
+from bridge.networks.matrix.convert import (
+    answer_relation,
+    power_level,
+    reaction_relation,
+    to_op,
+    to_request,
+    to_room,
+)
 from bridge.networks.matrix.settings import MatrixConfig
-from bridge.plan import PutPost, PutProfile, Tell
+from bridge.plan import PutPost, PutProfile, PutReaction, Tell
 from bridge.text import Hashtag, Link, Mention, RichText, Style, Styled, Text, rich
 
 CONFIG = MatrixConfig(homeserver="http://127.0.0.1:8008", server_name="example.org")
@@ -281,3 +290,80 @@ def test_links_and_hashtags_alone_need_no_html() -> None:
     assert isinstance(content, dict)
     assert content["body"] == "#nostr https://x.org/"
     assert "formatted_body" not in content
+
+
+@pytest.mark.parametrize(
+    ("relation", "reply_to", "thread"),
+    [
+        ({"m.in_reply_to": {"event_id": "$p"}}, "$p", None),
+        ({"rel_type": "m.thread", "event_id": "$r", "m.in_reply_to": {"event_id": "$p"}}, "$p", "$r"),
+        (
+            {
+                "rel_type": "m.thread",
+                "event_id": "$r",
+                "is_falling_back": True,
+                "m.in_reply_to": {"event_id": "$p"},
+            },
+            "$r",
+            "$r",
+        ),
+        ({"rel_type": "m.thread", "event_id": "$r"}, "$r", "$r"),
+        ({"m.in_reply_to": "junk"}, None, None),
+        ({"rel_type": "m.thread", "event_id": 7}, None, None),
+    ],
+)
+def test_what_a_message_answers_is_read(
+    relation: dict[str, Any], reply_to: str | None, thread: str | None
+) -> None:
+    post = read("m.room.message", text("hi", **{"m.relates_to": relation}))
+
+    assert isinstance(post, Post)
+    assert post.reply_to == (Ref("matrix", reply_to) if reply_to else None)
+    assert post.thread == (Ref("matrix", thread) if thread else None)
+
+
+def test_a_reaction_is_read_and_our_own_is_an_echo() -> None:
+    relation = {"rel_type": "m.annotation", "event_id": "$0", "key": "🔥"}
+    content = {"m.relates_to": relation}
+
+    assert read("m.reaction", content) == React(
+        Ref("matrix", "$1"), ALICE, ROOM, 1_700_000_000_123, Ref("matrix", "$0"), "🔥"
+    )
+    assert read("m.reaction", {"m.relates_to": relation | {"key": " "}}) is None
+    assert read("m.reaction", {}) is None
+    marked = content | {"dev.torv.source": {"network": "nostr", "id": NOTE.id}}
+    assert read("m.reaction", marked, sender=BOB_GHOST) == Echo(NOTE, Ref("matrix", "$1"), ROOM)
+
+
+def test_an_answer_names_ids_that_are_known_only_when_it_is_sent() -> None:
+    parent, root = Ref("nostr", "cd" * 32), Ref("nostr", "ef" * 32)
+    place = Place("matrix", None, None, parent, Place("matrix", None, None, root))
+    post = Post(NOTE, BOB, None, 1_700_000_000_000, rich("hello"))
+    request = to_request(PutPost(post, Identity(BOB, Profile("Bob", None), 0), ROOM, place), CONFIG)
+    ids = request["answers"]
+    assert isinstance(ids, dict)
+
+    assert answer_relation(ids, {parent: "$p", root: "$r"}) == {
+        "m.relates_to": {
+            "rel_type": "m.thread",
+            "event_id": "$r",
+            "is_falling_back": False,
+            "m.in_reply_to": {"event_id": "$p"},
+        }
+    }
+    assert answer_relation(ids, {parent: "$p"}) == {"m.relates_to": {"m.in_reply_to": {"event_id": "$p"}}}
+    assert answer_relation(ids, {}) == {}
+
+
+def test_a_reaction_to_what_was_never_sent_has_no_target() -> None:
+    reaction = React(NOTE, BOB, None, 1_700_000_000_000, Ref("nostr", "cd" * 32), "🔥")
+    place = Place("matrix", None, None, reaction.target)
+    request = to_request(PutReaction(reaction, Identity(BOB, Profile("Bob", None), 0), ROOM, place), CONFIG)
+    ids = request["to"]
+    assert isinstance(ids, dict)
+
+    assert request["do"] == "react"
+    assert reaction_relation(ids, request["key"], {}) is None
+    assert reaction_relation(ids, request["key"], {reaction.target: "$p"}) == {
+        "m.relates_to": {"rel_type": "m.annotation", "event_id": "$p", "key": "🔥"}
+    }

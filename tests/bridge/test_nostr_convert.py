@@ -4,9 +4,16 @@ import json
 
 import pytest
 
-from bridge.model import Copy, Delete, Identity, Post, Profile, ProfileChange, Ref
-from bridge.networks.nostr.convert import to_deletion, to_note, to_op, to_profile, to_profile_event
-from bridge.plan import PutPost, PutProfile, Withdraw
+from bridge.model import Copy, Delete, Identity, Place, Post, Profile, ProfileChange, React, Ref
+from bridge.networks.nostr.convert import (
+    to_deletion,
+    to_note,
+    to_op,
+    to_profile,
+    to_profile_event,
+    to_reaction,
+)
+from bridge.plan import PutPost, PutProfile, PutReaction, Withdraw
 from bridge.text import rich
 from relay.nostr.event import check_event, encode, sign
 from relay.nostr.keys import SecretKey
@@ -108,3 +115,77 @@ def test_a_ghost_takes_back_its_notes_and_its_profile() -> None:
         ("a", f"0:{event.pubkey}:"),
         ("k", "0"),
     )
+
+
+ROOT, PARENT = "aa" * 32, "bb" * 32
+
+
+@pytest.mark.parametrize(
+    ("tags", "thread", "reply_to"),
+    [
+        ([("e", ROOT, "", "root")], ROOT, ROOT),
+        ([("e", ROOT, "", "root"), ("e", PARENT, "", "reply")], ROOT, PARENT),
+        ([("e", PARENT, "", "reply")], PARENT, PARENT),
+        ([("e", ROOT), ("e", "cc" * 32), ("e", PARENT)], ROOT, PARENT),
+        ([("e", ROOT, "", "mention")], None, None),
+        ([("e", "junk", "", "root")], None, None),
+        ([("q", ROOT)], None, None),
+    ],
+)
+def test_what_a_note_answers_is_read_from_its_tags(
+    tags: list[tuple[str, ...]], thread: str | None, reply_to: str | None
+) -> None:
+    post = to_op(sign(SECRET, created_at=1, kind=1, tags=tags, content="hi"))
+
+    assert isinstance(post, Post)
+    assert post.thread == (Ref("nostr", thread) if thread else None)
+    assert post.reply_to == (Ref("nostr", reply_to) if reply_to else None)
+
+
+@pytest.mark.parametrize(
+    ("content", "tags", "key", "url"),
+    [
+        ("+", [], "👍", None),
+        ("", [], "👍", None),
+        ("-", [], "👎", None),
+        ("🔥", [], "🔥", None),
+        (":cat:", [("emoji", "cat", "https://x.org/cat.png")], ":cat:", "https://x.org/cat.png"),
+    ],
+)
+def test_reactions_are_read(content: str, tags: list[tuple[str, ...]], key: str, url: str | None) -> None:
+    event = sign(SECRET, created_at=1, kind=7, tags=[("e", ROOT), ("e", PARENT), *tags], content=content)
+
+    target = Ref("nostr", PARENT)
+    assert to_op(event) == React(Ref("nostr", event.id), BOB, None, 1000, target, key, url)
+
+
+def test_a_text_is_no_reaction_and_neither_is_one_to_nothing() -> None:
+    assert to_op(sign(SECRET, created_at=1, kind=7, tags=[("e", ROOT)], content="x" * 33)) is None
+    assert to_op(sign(SECRET, created_at=1, kind=7, tags=[("e", "junk")], content="+")) is None
+
+
+def test_an_answer_is_tagged_with_its_conversation() -> None:
+    began = Place("nostr", ROOT, None, Ref("nostr", ROOT))
+    within = Place("nostr", PARENT, BOB, Ref("nostr", PARENT), began)
+
+    assert to_note(SEED, PutPost(MESSAGE, ALICE, None, within)).tags == (
+        ("e", ROOT, "", "root"),
+        ("e", PARENT, "", "reply"),
+        ("p", BOB.id),
+        ("proxy", "$1", "matrix"),
+    )
+    assert to_note(SEED, PutPost(MESSAGE, ALICE, None, began)).tags == (
+        ("e", ROOT, "", "root"),
+        ("proxy", "$1", "matrix"),
+    )
+
+
+def test_a_reaction_becomes_the_same_event_always() -> None:
+    target = Place("nostr", PARENT, BOB, Ref("nostr", PARENT))
+    reaction = React(Ref("matrix", "$2"), ALICE.person, None, 1_700_000_000_999, Ref("matrix", "$1"), "👍")
+
+    event = to_reaction(SEED, PutReaction(reaction, ALICE, None, target))
+
+    assert (event.kind, event.content, event.created_at) == (7, "+", 1_700_000_000)
+    assert event.tags == (("e", PARENT), ("p", BOB.id), ("k", "1"), ("proxy", "$2", "matrix"))
+    assert to_reaction(SEED, PutReaction(reaction, ALICE, None, target)) == event

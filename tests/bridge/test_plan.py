@@ -12,12 +12,15 @@ from bridge.model import (
     Identity,
     Invitation,
     Link,
+    Place,
     Post,
     Profile,
     ProfileChange,
+    React,
     Ref,
     Room,
     RoomClosed,
+    Sort,
 )
 from bridge.plan import (
     NOTHING,
@@ -33,12 +36,13 @@ from bridge.plan import (
     PutPicture,
     PutPost,
     PutProfile,
+    PutReaction,
     Tell,
     Withdraw,
     Withdrawn,
     plan,
 )
-from bridge.text import plain, rich
+from bridge.text import Pointer, plain, rich
 
 CAN = {"matrix": Capabilities(max_text_bytes=10), "nostr": Capabilities(max_text_bytes=100)}
 ROOM = Ref("matrix", "!r:x")
@@ -66,7 +70,7 @@ def test_a_message_in_a_linked_room_becomes_a_note() -> None:
     assert decided.changes == ()
     assert (delivery.network, delivery.lane, delivery.key) == ("nostr", "@alice:x", "post $1")
     assert delivery.act == PutPost(MESSAGE, KNOWN_ALICE, None)
-    assert delivery.copy == Copy(MESSAGE.ref, ALICE, "nostr", "", None)
+    assert delivery.copy == Copy(MESSAGE.ref, ALICE, "nostr", "", None, room=ROOM.id)
 
 
 def test_a_persons_first_message_brings_their_profile_before_it() -> None:
@@ -319,3 +323,65 @@ def test_who_opts_in_again_is_shown_with_the_next_message() -> None:
     shown = Identity(ALICE, Profile("Alice", None), 9)
     assert decided.changes == (Known(shown),)
     assert [type(each.act) for each in decided.deliveries] == [PutProfile, PutPost]
+
+
+ANSWERED = Ref("matrix", "$0")
+BOBS_NOTE = Ref("nostr", "cd" * 32)
+THERE = Place("nostr", BOBS_NOTE.id, BOB, BOBS_NOTE)
+REACTION = React(Ref("matrix", "$2"), ALICE, ROOM, 6_999, ANSWERED, "👍")
+
+
+def test_an_answer_names_what_it_answers_as_it_is_known_there() -> None:
+    answer = replace(MESSAGE, reply_to=ANSWERED)
+    facts = Facts(link=LINK, room=PUBLIC, author=KNOWN_ALICE, places={(ANSWERED, ""): THERE})
+
+    (delivery,) = plan(answer, facts, CAN).deliveries
+
+    assert delivery.act == PutPost(answer, KNOWN_ALICE, None, THERE)
+    assert delivery.needs == ()
+    assert delivery.copy is not None
+    assert delivery.copy.thread == ANSWERED
+
+
+def test_an_answer_to_what_is_not_there_becomes_a_post_with_a_link_to_it() -> None:
+    answer = replace(MESSAGE, reply_to=ANSWERED)
+
+    (delivery,) = plan(answer, Facts(link=LINK, room=PUBLIC, author=KNOWN_ALICE), CAN).deliveries
+
+    assert isinstance(delivery.act, PutPost)
+    assert delivery.act.reply_to is None
+    assert plain(delivery.act.post.body) == "https://matrix.to/#/!r:x/$0\nhello"
+
+
+def test_an_answer_waits_for_the_copy_that_it_answers() -> None:
+    place = Place("matrix", None, None, BOBS_NOTE)
+    answer = replace(NOTE, reply_to=BOBS_NOTE, thread=BOBS_NOTE)
+    facts = Facts(followers=(LINK,), author=KNOWN_BOB, places={(BOBS_NOTE, ROOM.id): place})
+
+    (delivery,) = plan(answer, facts, CAN).deliveries
+
+    assert delivery.needs == (BOBS_NOTE,)
+
+
+def test_a_reaction_goes_to_the_copy_of_its_target() -> None:
+    facts = Facts(link=LINK, room=PUBLIC, author=KNOWN_ALICE, places={(ANSWERED, ""): THERE})
+
+    (delivery,) = plan(REACTION, facts, CAN).deliveries
+
+    assert delivery.key == "reaction $2"
+    assert delivery.act == PutReaction(REACTION, KNOWN_ALICE, None, THERE)
+    assert delivery.copy == Copy(REACTION.ref, ALICE, "nostr", "", None, Sort.REACTION, room=ROOM.id)
+
+
+def test_a_reaction_to_what_is_not_there_goes_nowhere() -> None:
+    assert plan(REACTION, Facts(link=LINK, room=PUBLIC, author=KNOWN_ALICE), CAN) == NOTHING
+
+
+def test_posts_that_a_text_points_to_are_named_as_they_are_known_there() -> None:
+    post = replace(MESSAGE, body=(Pointer(ANSWERED, "that"),))
+    facts = Facts(link=LINK, room=PUBLIC, author=KNOWN_ALICE, places={(ANSWERED, ""): THERE})
+
+    (delivery,) = plan(post, facts, CAN).deliveries
+
+    assert isinstance(delivery.act, PutPost)
+    assert delivery.act.post.body == (Pointer(BOBS_NOTE, "that"),)

@@ -19,9 +19,11 @@ from bridge.model import (
     Echo,
     Invitation,
     Op,
+    Place,
     Post,
     Profile,
     ProfileChange,
+    React,
     Ref,
     Room,
     RoomClosed,
@@ -29,11 +31,13 @@ from bridge.model import (
 from bridge.network import Unreadable
 from bridge.networks.matrix.names import names
 from bridge.networks.matrix.settings import MatrixConfig
-from bridge.plan import Accept, Act, PutPicture, PutPost, PutProfile, Tell, Withdraw
+from bridge.plan import Accept, Act, PutPicture, PutPost, PutProfile, PutReaction, Tell, Withdraw
 from bridge.text import Hashtag, Link, Mention, RichText, Text, clean_name, linkified, normal, plain, walk
 from relay.nostr.event import MAX_CREATED_AT
 
 NETWORK = "matrix"
+
+MAX_KEY_CHARS = 100
 
 MARKER = "dev.torv.source"
 """The key of a message's content that names what it is a copy of: by it our own echo is known."""
@@ -71,6 +75,10 @@ def to_op(raw: bytes, config: MatrixConfig) -> Op | None:
             if config.is_ours(sender):
                 return _echo(ref, room, content)
             return _message(ref, room, by, at_ms, content)
+        case "m.reaction" if state_key is None:
+            if config.is_ours(sender):
+                return _echo(ref, room, content)
+            return _reaction(ref, room, by, at_ms, content)
         case "m.room.redaction" if not config.is_ours(sender):
             # Room versions from 11 on keep it in the content.
             redacted = event.get("redacts", content.get("redacts"))
@@ -105,7 +113,29 @@ def _message(ref: Ref, room: Ref, by: Ref, at_ms: int, content: Json) -> Op | No
     words = body.split(maxsplit=1)
     if words and words[0] == PREFIX:
         return Command(ref, room, by, words[1] if len(words) > 1 else "", at_ms)
-    return Post(ref, by, room, at_ms, _body(body, content))
+    thread = relation.get("event_id") if relation.get("rel_type") == "m.thread" else None
+    answered = relation.get("m.in_reply_to")
+    reply_to = answered.get("event_id") if isinstance(answered, dict) else None
+    if type(thread) is str and (type(reply_to) is not str or relation.get("is_falling_back") is True):
+        # Within a thread old clients are told to show a reply to what came last; it is none.
+        reply_to = thread
+    return Post(
+        ref,
+        by,
+        room,
+        at_ms,
+        _body(body, content),
+        reply_to=Ref(NETWORK, reply_to) if type(reply_to) is str else None,
+        thread=Ref(NETWORK, thread) if type(thread) is str else None,
+    )
+
+
+def _reaction(ref: Ref, room: Ref, by: Ref, at_ms: int, content: Json) -> React | None:
+    match content.get("m.relates_to"):
+        case {"rel_type": "m.annotation", "event_id": str(target), "key": str(key)} if key.strip():
+            shown = key.strip().encode(errors="replace").decode()[:MAX_KEY_CHARS]
+            return React(ref, by, room, at_ms, Ref(NETWORK, target), shown)
+    return None
 
 
 def _body(text: str, content: Json) -> RichText:
@@ -202,6 +232,40 @@ def _level(value: object, default: int) -> int:
     return value if type(value) is int else default
 
 
+def _ids(place: Place) -> dict[str, object]:
+    """Write down how to find a post's id when this is sent: it may not have one yet."""
+    return {
+        "id": place.id,
+        "of": [place.origin.network, place.origin.id],
+        "thread": _ids(place.thread) if place.thread else None,
+    }
+
+
+def _id_now(ids: object, known: Mapping[Ref, str]) -> str | None:
+    match ids:
+        case {"id": str(id_)}:
+            return id_
+        case {"of": [str(network), str(id_)]}:
+            return known.get(Ref(network, id_))
+    return None
+
+
+def answer_relation(ids: Json, known: Mapping[Ref, str]) -> dict[str, object]:
+    """Return the `m.relates_to` of an answer; empty if what it answers could never be sent."""
+    answered, thread = _id_now(ids, known), _id_now(ids.get("thread"), known)
+    relation: dict[str, object] = {"m.in_reply_to": {"event_id": answered}} if answered else {}
+    if thread:
+        relation |= {"rel_type": "m.thread", "event_id": thread, "is_falling_back": answered is None}
+    return {"m.relates_to": relation} if relation else {}
+
+
+def reaction_relation(ids: Json, key: object, known: Mapping[Ref, str]) -> dict[str, object] | None:
+    """Return the `m.relates_to` of a reaction; None if its target could never be sent."""
+    target = _id_now(ids, known)
+    relation = {"rel_type": "m.annotation", "event_id": target, "key": key}
+    return {"m.relates_to": relation} if target else None
+
+
 def transaction_id(key: str) -> str:
     """Return the transaction id of a delivery: the same whenever it is tried again."""
     return f"torv.{sha256(key.encode(errors='surrogatepass')).hexdigest()[:40]}"
@@ -210,7 +274,7 @@ def transaction_id(key: str) -> str:
 def to_request(act: Act, config: MatrixConfig) -> dict[str, object]:
     """Put an act in the words of `network.deliver`: what to do, as whom, with what."""
     match act:
-        case PutPost(post, author, room):
+        case PutPost(post, author, room, reply_to):
             assert room is not None
             content = {
                 "msgtype": "m.text",
@@ -223,6 +287,18 @@ def to_request(act: Act, config: MatrixConfig) -> dict[str, object]:
                 "room": room.id,
                 "content": content,
                 "ts": post.at_ms,
+                **({"answers": _ids(reply_to)} if reply_to else {}),
+            }
+        case PutReaction(reaction, author, room, target):
+            assert room is not None
+            return {
+                "do": "react",
+                "as": config.ghost_id(author.person),
+                "room": room.id,
+                "content": {MARKER: {"network": reaction.ref.network, "id": reaction.ref.id}},
+                "ts": reaction.at_ms,
+                "to": _ids(target),
+                "key": reaction.key,
             }
         case PutProfile(identity):
             return {"do": "name", "as": config.ghost_id(identity.person), "name": ghost_name(identity)}

@@ -154,7 +154,15 @@ class MatrixNetwork:
         await self._register(user)
         match request["do"]:
             case "send":
+                if "answers" in request:
+                    request["content"] |= convert.answer_relation(request["answers"], task.known)
                 return await self._send(task, request, user)
+            case "react":
+                relation = convert.reaction_relation(request["to"], request["key"], task.known)
+                if relation is None:
+                    raise Rejected("what it reacts to was never sent")
+                request["content"] |= relation
+                return await self._send(task, request, user, type_="m.reaction")
             case "redact":
                 await self._redact(task, request, user)
             case "name":
@@ -165,9 +173,11 @@ class MatrixNetwork:
                 await self._join(user, request["room"])
         return None
 
-    async def _send(self, task: Task, request: dict[str, object], user: str) -> str:
+    async def _send(
+        self, task: Task, request: dict[str, object], user: str, *, type_: str = "m.room.message"
+    ) -> str:
         room = cast(str, request["room"])
-        path = Path.v3.rooms[room].send["m.room.message"][convert.transaction_id(task.key)]
+        path = Path.v3.rooms[room].send[type_][convert.transaction_id(task.key)]
         content = cast(dict[str, object], request["content"])
         query = {"ts": str(request["ts"])} if "ts" in request else {}
         await self._join(user, room)

@@ -14,7 +14,7 @@ from bridge.identities import ghost_key, service_key
 from bridge.model import Capabilities, Identity, Link, Op, Profile, Ref, Room
 from bridge.network import Arrival, Inbox, Rejected, Rendered, Task, Unreachable
 from bridge.networks.nostr import convert
-from bridge.plan import Accept, Act, PutPicture, PutPost, PutProfile, Tell, Withdraw
+from bridge.plan import Accept, Act, PutPicture, PutPost, PutProfile, PutReaction, Tell, Withdraw
 from relay import client as nostr
 from relay.nostr import kinds
 from relay.nostr.event import Event, decode, encode
@@ -22,7 +22,7 @@ from relay.nostr.filter import Filter
 
 log = logging.getLogger(__name__)
 
-KINDS = frozenset({kinds.PROFILE, kinds.NOTE, kinds.DELETION})
+KINDS = frozenset({kinds.PROFILE, kinds.NOTE, kinds.DELETION, kinds.REACTION})
 
 OVERLAP_SECONDS = 1800
 """How far behind the cursor reading begins: clocks differ by up to 900 s either way."""
@@ -133,6 +133,8 @@ class NostrNetwork:
         match act:
             case PutPost():
                 event = convert.to_note(self._seed, act)
+            case PutReaction():
+                event = convert.to_reaction(self._seed, act)
             case PutProfile():
                 event = convert.to_profile_event(self._seed, act)
             case Withdraw():

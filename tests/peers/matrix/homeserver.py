@@ -207,6 +207,13 @@ class Person:
         path = f"/rooms/{quote(room)}/send/m.room.message/{self._next}"
         return str(self.call("PUT", path, content)["event_id"])
 
+    def react(self, room: str, event_id: str, key: str) -> str:
+        """Put a mark on a message and return the reaction's id."""
+        self._next += 1
+        content = {"m.relates_to": {"rel_type": "m.annotation", "event_id": event_id, "key": key}}
+        path = f"/rooms/{quote(room)}/send/m.reaction/{self._next}"
+        return str(self.call("PUT", path, content)["event_id"])
+
     def redact(self, room: str, event_id: str) -> None:
         """Take a message back."""
         self._next += 1

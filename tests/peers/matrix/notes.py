@@ -24,8 +24,8 @@ class Account:
         self.pubkey = self._secret.public
         self.npub = nip19.encode(nip19.Npub(PubKey(self.pubkey)))
         self.heard: list[Event] = []
-        """Notes, profiles and deletions of everybody, in the order in which the relay sent them."""
-        connection.send(orjson.dumps(["REQ", "all", {"kinds": [0, 1, 5], "limit": 0}]).decode())
+        """Notes, reactions, profiles and deletions of everybody, in the order of their arrival."""
+        connection.send(orjson.dumps(["REQ", "all", {"kinds": [0, 1, 5, 7], "limit": 0}]).decode())
 
     def publish(
         self, kind: int, content: str, *, at: int | None = None, tags: Sequence[Sequence[str]] = ()

@@ -94,6 +94,43 @@ def test_formatted_text_and_mentions_cross_both_ways(alice: Person, bob: Account
     )
 
 
+def test_answers_and_reactions_cross_both_ways_and_are_taken_back(
+    alice: Person, bob: Account, linked: str
+) -> None:
+    with alice.reading(linked) as timeline:
+        question = bob.note("who is there?")
+        asked = timeline.until_text("who is there?")["event_id"]
+        alice.say(linked, "I am", **{"m.relates_to": {"m.in_reply_to": {"event_id": asked}}})
+        answer = bob.until_note("I am")
+        bob.note(
+            "welcome",
+            tags=[("e", question.id, "", "root"), ("e", answer.id, "", "reply"), ("p", answer.pubkey)],
+        )
+        welcome = timeline.until_text("welcome")
+        within = welcome["content"]["m.relates_to"]
+
+        mark = alice.react(linked, welcome["event_id"], "👍")
+        like = bob.until(lambda event: event.kind == 7 and event.pubkey == answer.pubkey)
+        bob.publish(7, "🔥", tags=[("e", answer.id), ("p", answer.pubkey)])
+        fire = timeline.until(lambda event: event["type"] == "m.reaction" and event["sender"] != alice.id)
+        alice.redact(linked, mark)
+        bob.until(lambda event: event.kind == 5 and ("e", like.id) in event.tags and ("k", "7") in event.tags)
+
+    assert answer.tags[:2] == (("e", question.id, "", "root"), ("p", bob.pubkey))
+    assert within["rel_type"] == "m.thread"
+    assert within["event_id"] == asked
+    assert _said(alice, linked, within["m.in_reply_to"]["event_id"]) == "I am"
+    assert like.content == "+"
+    relation = fire["content"]["m.relates_to"]
+    assert relation["key"] == "🔥"
+    assert _said(alice, linked, relation["event_id"]) == "I am"
+
+
+def _said(person: Person, room: str, event_id: str) -> str:
+    (text,) = [one["content"]["body"] for one in person.messages(room) if one["event_id"] == event_id]
+    return str(text)
+
+
 def test_nothing_comes_back_to_where_it_came_from(alice: Person, bob: Account, linked: str) -> None:
     with alice.reading(linked) as timeline:
         alice.say(linked, "from Matrix")
