@@ -372,9 +372,9 @@ class RelayConfig(Table):
         json_schema_extra=RESTART,
     )
     hyperloglog: bool = Field(
-        False,
+        True,
         description="Whether counts of reactions, replies, followers and the like carry registers of their "
-        "authors, so that clients can merge the counts of several relays; reads every counted event.",
+        "authors, so that clients can merge the counts of several relays.",
     )
     workers: int = Field(
         0, ge=0, le=256, description="Worker processes; 0: one per core.", json_schema_extra=RESTART

@@ -6,8 +6,10 @@ from relay.engine.boundary import Scan
 from relay.nostr.filter import Filter
 from relay.nostr.hyperloglog import Registers, offset_for
 
+READ_AT_MOST = 32
+"""Events that are always read: of so few the authors are those that are there now."""
 MAX_EVENTS = 2_000
-"""Events that are read for the registers of one count, at 7 µs each, in slices; of more there are none."""
+"""Events that are read for registers that are not kept, at 7 µs each, in slices; of more there are none."""
 
 
 async def count_authors(scan: Scan, wanted: Filter, count: int) -> bytes | None:

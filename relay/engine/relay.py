@@ -8,8 +8,10 @@ from functools import partial
 import structlog
 
 from relay.engine.admission import Admission
-from relay.engine.authors import count_authors
+from relay.engine.authors import READ_AT_MOST, count_authors
 from relay.engine.boundary import whole_seconds
+from relay.engine.crowds import TABLE as CROWDS
+from relay.engine.crowds import Crowds
 from relay.engine.feature import (
     Conjure,
     Doorkeeper,
@@ -27,6 +29,7 @@ from relay.engine.intake import Arrival, Intake, Reply
 from relay.engine.reconciliation import Reconciliation, Shelf
 from relay.engine.subscription import LiveEvent, Subscription, merge
 from relay.engine.tail import Tail
+from relay.nostr.crowds import crowd_of
 from relay.nostr.event import Event, decode, encode
 from relay.nostr.filter import Filter
 from relay.nostr.messages import ClientMessage
@@ -66,6 +69,8 @@ class Relay:
         self._searching = 0
         """Open subscriptions that search."""
         self._shelf = Shelf()
+        self._tasks: asyncio.TaskGroup | None = None
+        """While it runs."""
         self._take_up(features, self._followers_of(features), max_limit, buffer_bytes)
         self.intake = Intake(
             store,
@@ -114,6 +119,8 @@ class Relay:
         self._search: Search | None = next((one.search for one in features if one.search is not None), None)
         self._max_limit = max_limit
         self._buffer_bytes = buffer_bytes
+        is_counting = any(table.name == CROWDS for feature in features for table in feature.tables)
+        self._crowds = Crowds(self.store) if is_counting else None
         self._lower_veils()
 
     async def run(self, ready: asyncio.Event | None = None) -> None:
@@ -122,10 +129,12 @@ class Relay:
         await self.tail.start()
         self.store.listen_ephemeral(self._on_ephemeral)
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             tasks.create_task(self.tail.run())
             tasks.create_task(self.intake.run())
             if ready is not None:
                 ready.set()
+        self._tasks = None
 
     def catch_up(self) -> None:
         """Let features know every change of followed records. Raises StoreError."""
@@ -304,13 +313,22 @@ class Relay:
     async def registers(self, filters: Sequence[Filter], origin: Origin, count: int) -> bytes | None:
         """Return the HyperLogLog of who wrote the `count` events that match; None where there is none.
 
-        See `count_authors`. Raises StoreError.
+        See `count_authors`: so it is for few, and for what is asked for first. Of more than a few the NIP's
+        common queries have it ready. Raises StoreError.
         """
         if len(filters) != 1:
             return None
+        (wanted,) = filters
+        crowd = crowd_of(wanted) if count > READ_AT_MOST and self._crowds is not None else None
+        if crowd is not None and self._crowds is not None and self._veiled_kinds.isdisjoint(crowd.kinds):
+            ready, is_missing = self._crowds.registers(crowd)
+            if ready is not None:
+                return ready
+            if is_missing and self._tasks is not None:
+                self._tasks.create_task(self._crowds.build(crowd, wanted, self.now()))
         now, veil = self.now(), self.veil(origin)
         scan = partial(self.store.scan, upto=await self.store.head(), now=now, veil=veil)
-        return await count_authors(scan, filters[0], count)
+        return await count_authors(scan, wanted, count)
 
     def veil(self, origin: Origin) -> Veil:
         """Return what this reader may see, as the store asks it."""

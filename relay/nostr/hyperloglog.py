@@ -31,15 +31,19 @@ class Registers:
 
     def add(self, pubkey: str) -> None:
         """Count an author (64 hex digits); once counted, never again."""
-        at = 2 * self._offset
-        register = int(pubkey[at : at + 2], 16)
-        behind = int(pubkey[at + 2 : at + 2 + 2 * _VALUE_BYTES], 16)
-        value = 8 * _VALUE_BYTES - behind.bit_length() + 1
+        register, value = register_of(pubkey, self._offset)
         if value > self._values[register]:
             self._values[register] = value
 
     def __bytes__(self) -> bytes:
         return bytes(self._values)
+
+
+def register_of(pubkey: str, offset: int) -> tuple[int, int]:
+    """Return which register an author (64 hex digits) raises, and to what."""
+    at = 2 * offset
+    behind = int(pubkey[at + 2 : at + 2 + 2 * _VALUE_BYTES], 16)
+    return int(pubkey[at : at + 2], 16), 8 * _VALUE_BYTES - behind.bit_length() + 1
 
 
 def merge(one: bytes, other: bytes) -> bytes:

@@ -165,6 +165,10 @@ class Table:
     """Of a followed table, only records whose keys begin with this are followed."""
     bars: Bars | None = None
     """Records that keep events out: every new event is compared with them, inside the transaction."""
+    holds_crowds: bool = False
+    """Whether its records are registers of crowds (`relay.nostr.crowds`) under their names, each behind one
+    byte that is the table's: the store raises them with every event by which somebody joins. An event that
+    may be for some only makes that byte 2."""
 
 
 class Change(NamedTuple):

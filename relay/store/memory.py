@@ -13,7 +13,7 @@ from typing import NamedTuple
 from relay.nostr.event import Event, EventId, PubKey
 from relay.nostr.filter import Filter
 from relay.nostr.reasons import Refusal
-from relay.nostr.tags import Address
+from relay.nostr.tags import Address, indexed
 from relay.store.api import (
     MAX_SEQ,
     Bell,
@@ -31,7 +31,7 @@ from relay.store.api import (
     Veil,
     Write,
 )
-from relay.store.records import Barred, Tables
+from relay.store.records import Barred, Tables, Watched
 
 _PAGE = 100
 
@@ -144,6 +144,9 @@ class MemoryStore:
             self._holders[address] = event.id
         self._head = Seq(self._head + 1)
         self._rows[event.id] = _Row(Stored(self._head, event.created_at, write.json), write)
+        for records in self._records.values():
+            if records.watched is not None:
+                records.watched.raise_by(event.kind, indexed(event.tags), write.json, records)
         return Outcome.STORED, rulings
 
     def _remove(self, removal: Removal) -> None:
@@ -318,6 +321,7 @@ class _Records:
         self.changed: dict[str, Change] = {}
         """The latest change of each record, of a followed table."""
         self.barred = None if table.bars is None else Barred(table.bars)
+        self.watched = Watched(_pair) if table.holds_crowds else None
 
     def get(self, key: str) -> bytes | None:
         return self._values.get(key)
@@ -335,10 +339,15 @@ class _Records:
         return [(key, self._values[key]) for key in keys[:limit]]
 
     def _note(self, key: str, value: bytes | None) -> None:
-        if self.barred is not None:
-            self.barred.note(key, is_there=value is not None)
+        for one in (self.barred, self.watched):
+            if one is not None:
+                one.note(key, is_there=value is not None)
         if self._table.followed and key.startswith(self._table.followed_prefix):
             self.changed[key] = Change(key, value, self._store.next_version())
+
+
+def _pair(letter: str, value: str) -> tuple[str, str]:
+    return letter, value
 
 
 def _owners(write: Write) -> Iterable[PubKey]:

@@ -1,5 +1,6 @@
 """Tables for tests of the contract: votes that are counted, and doors that are opened by command."""
 
+from relay.engine import crowds
 from relay.nostr.event import Event, EventId
 from relay.nostr.reasons import Prefix, Refusal, invalid
 from relay.nostr.tags import first_value
@@ -82,4 +83,4 @@ BARRIER = Table(
     command=_bar,
     bars=Bars("author/", "id/", Refusal(Prefix.BLOCKED, "barred"), except_kinds=frozenset({62})),
 )
-TABLES = (VOTES, PROXIES, DOORS, BARRIER)
+TABLES = (VOTES, PROXIES, DOORS, BARRIER, crowds.table())

@@ -7,7 +7,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from relay.store.api import Change, Table
-from relay.store.records import Barred
+from relay.store.records import Barred, Watched
+from relay.store.sqlite.postings import Hashes
 
 _UPSERT = "INSERT OR REPLACE INTO record(tab, key, value, version) VALUES (?, ?, ?, ?)"
 _GET = "SELECT value FROM record WHERE tab = ? AND key = ?"
@@ -57,7 +58,9 @@ class WrittenRecords:
     then read and written once.
     """
 
-    def __init__(self, connection: sqlite3.Connection, table: Table, number: Callable[[], int]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, table: Table, number: Callable[[], int], hashes: Hashes
+    ) -> None:
         """`number` gives the next version."""
         self._connection = connection
         self._table = table
@@ -66,11 +69,14 @@ class WrittenRecords:
         """What the transaction put (None: deleted) and is not in the database yet."""
         self.barred = None if table.bars is None else Barred(table.bars)
         """What these records keep out."""
+        self.watched = Watched(hashes.tag) if table.holds_crowds else None
+        """The crowds that these records hold, by the hashes of their tags."""
+        self._kept_up = tuple(one for one in (self.barred, self.watched) if one is not None)
         self._reading = RecordReading(
             lambda question, *values: connection.execute(question, values).fetchall()
         )
-        if self.barred is not None:
-            self.barred.load(self)
+        for one in self._kept_up:
+            one.load(self)
 
     def get(self, key: str) -> bytes | None:
         """See `Records.get`."""
@@ -81,14 +87,14 @@ class WrittenRecords:
     def put(self, key: str, value: bytes) -> None:
         """See `Records.put`."""
         self._changed[key] = value
-        if self.barred is not None:
-            self.barred.note(key, is_there=True)
+        for one in self._kept_up:
+            one.note(key, is_there=True)
 
     def delete(self, key: str) -> None:
         """See `Records.delete`."""
         self._changed[key] = None
-        if self.barred is not None:
-            self.barred.note(key, is_there=False)
+        for one in self._kept_up:
+            one.note(key, is_there=False)
 
     def within(self, prefix: str, *, after: str = "", limit: int = 1_000) -> list[tuple[str, bytes]]:
         """See `Records.within`."""
@@ -120,8 +126,8 @@ class WrittenRecords:
     def discard(self) -> None:
         """Forget what was put: the transaction failed, and was rolled back."""
         self._changed.clear()
-        if self.barred is not None:
-            self.barred.load(self)
+        for one in self._kept_up:
+            one.load(self)
 
     def _is_followed(self, key: str) -> bool:
         return self._table.followed and key.startswith(self._table.followed_prefix)

@@ -338,7 +338,7 @@ class SqliteWriter:
     def _take_up(self, tables: Tables, barring: Container[str]) -> None:
         self._tables = tables
         self._records = {
-            name: WrittenRecords(self._connection, table, self._next_version)
+            name: WrittenRecords(self._connection, table, self._next_version, self.hashes)
             for name, table in tables.all.items()
             if table.of is None
         }
@@ -348,6 +348,9 @@ class SqliteWriter:
             if records.barred is not None and name in barring
         )
         """What the records of tables keep out."""
+        self._watching = tuple(
+            (records.watched, records) for records in self._records.values() if records.watched is not None
+        )
 
     def adopt(self, tables: Iterable[Table]) -> None:
         """Let these tables judge from the next transaction on. Raises ValueError.
@@ -555,7 +558,10 @@ class SqliteWriter:
             if tables:
                 judged.append((seq, tables))
             events.append((seq, created_at, expires_at, live, address, owners, packed, json))
-            postings.append((unpack_hashes(packed), created_at << SEQ_BITS | seq, kind))
+            hashes = unpack_hashes(packed)
+            postings.append((hashes, created_at << SEQ_BITS | seq, kind))
+            for watched, records in self._watching:
+                watched.raise_by(kind, hashes, json, records)
             if live:
                 rows.append((seq, created_at, json))
         insert_rows(
