@@ -20,6 +20,7 @@ from relay.assembly import DATABASE, KEY, LOCK, SEARCH_INDEX, CannotRead, read_k
 from relay.collector import share
 from relay.config import RelaysConfig, Site
 from relay.logs import start_logging
+from relay.mirror.process import route, signers_of
 from relay.net.board import Board
 from relay.net.certificates import CannotServeTls, Certificates
 from relay.net.control import CONTROL_SOCKET, Answer, taking_orders
@@ -94,6 +95,7 @@ def check(sites: Sequence[Site]) -> None:
     for site in sites:
         try:
             tables_of(relay_features(site.relay, read_key(site.data / KEY)))
+            signers_of(site.relay)
             if site.relay.tls is not None:
                 Certificates(site.relay.tls.certificate, site.relay.tls.key)
         except (CannotRead, CannotServeTls, ValueError, OSError) as error:
@@ -127,10 +129,15 @@ class Operation:
         self._writers = [self._writer(number) for number in range(len(sites))]
         self._workers = [self._worker(number) for number in range(len(sockets))]
         self._indexers = [self._indexer(number) for number in range(len(sites))]
-        self._supervisor = Supervisor([self._writers, self._workers, [*self._indexers, *extra]])
-        for site, indexer in zip(sites, self._indexers, strict=True):
+        self._routers = [self._router(number) for number in range(len(sites))]
+        self._supervisor = Supervisor(
+            [self._writers, self._workers, [*self._indexers, *self._routers, *extra]]
+        )
+        for site, indexer, router in zip(sites, self._indexers, self._routers, strict=True):
             if not site.relay.search.enabled:
                 self._supervisor.begin_held(indexer.name)
+            if not site.relay.router:
+                self._supervisor.begin_held(router.name)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises CannotStart."""
@@ -198,6 +205,7 @@ class Operation:
         # Only now, for what they send names tables that the writer has to know.
         failed += await self._have_adopted(self._workers)
         await self._renew_indexers(before)
+        await self._renew_routers(before)
         log.info("the configuration was read again", changed=new, takes_restart=fixed)
         return Reloaded(tuple(new), tuple(fixed), failed=tuple(failed))
 
@@ -234,6 +242,16 @@ class Operation:
             if was.relay.search.enabled:
                 await self._supervisor.hold(program.name)
             if is_.relay.search.enabled:
+                self._supervisor.release(program.name)
+
+    async def _renew_routers(self, before: RelaysConfig) -> None:
+        """Partners wait for a moment: it judges what they give by all settings, and begins anew with any."""
+        for program, was, is_ in zip(self._routers, before.sites, self._config.sites, strict=True):
+            if (was.relay, before.log) == (is_.relay, self._config.log):
+                continue
+            if was.relay.router:
+                await self._supervisor.hold(program.name)
+            if is_.relay.router:
                 self._supervisor.release(program.name)
 
     async def _reload_on_signal(self) -> None:
@@ -299,6 +317,13 @@ class Operation:
 
         # Nobody waits for it: without an index all but search works.
         return Program(self._config.sites[number].titled("indexer"), run, says_ready=False)
+
+    def _router(self, number: int) -> Program:
+        def run(ready: Callable[[], None]) -> None:
+            site = self._config.sites[number]
+            route(site.data, site.relay, self._config.log)
+
+        return Program(self._config.sites[number].titled("router"), run, says_ready=False)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ COMMANDS = {
     "import": "relay.commands.importing:import_",
     "reload": "relay.commands.running:reload",
     "restore": "relay.commands.restoring:restore",
+    "router": "relay.commands.routing:router",
     "sync": "relay.commands.syncing:sync",
     "verify": "relay.commands.verifying:verify",
     "why": "relay.commands.judging:why",

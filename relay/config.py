@@ -10,13 +10,16 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
+import orjson
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
 from relay.nostr import kinds as event_kinds
+from relay.nostr.filter import InvalidFilter, parse_filter
 from relay.nostr.kinds import MAX_KIND, Retention, retention
 from relay.nostr.nip19 import public_key
+from relay.nostr.urls import normalize
 from relay.policy_config import PluginsConfig, PoliciesConfig
-from relay.settings import RESTART, LogConfig, Table
+from relay.settings import ANYTIME, RESTART, LogConfig, Table
 
 _PRIVATE_KINDS = frozenset(
     {
@@ -269,6 +272,78 @@ class PollsConfig(Table):
     )
 
 
+def _relay_url(text: str) -> str:
+    """Accept a ws:// or wss:// URL; return it in its normal form."""
+    url = normalize(text)
+    if url is None:
+        raise ValueError("expected a URL such as 'wss://relay.example.com'")
+    return url
+
+
+def _filter_text(text: str) -> str:
+    """Accept a filter as it stands in a REQ."""
+    try:
+        wanted = parse_filter(orjson.loads(text))
+    except orjson.JSONDecodeError:
+        raise ValueError("expected a filter in JSON, such as '{\"kinds\":[0,3]}'") from None
+    except InvalidFilter as error:
+        raise ValueError(f"expected a filter: {error.refusal.text}") from None
+    if wanted.search is not None or wanted.limit is not None:
+        raise ValueError("expected a filter without search and limit")
+    return text
+
+
+RelayUrl = Annotated[str, AfterValidator(_relay_url)]
+FilterText = Annotated[str, AfterValidator(_filter_text)]
+StreamName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+
+
+class StreamConfig(Table):
+    """[relay.router.NAME]: a stream of events to or from other relays, or both ways; there may be several."""
+
+    urls: tuple[RelayUrl, ...] = Field(
+        min_length=1,
+        max_length=100,
+        examples=[["wss://relay.example.com"]],
+        description="The other relays.",
+    )
+    direction: Literal["up", "down", "both"] = Field(
+        "down",
+        description="up: what comes here is sent there; down: what comes there is fetched; both: both.",
+    )
+    filters: tuple[FilterText, ...] = Field(
+        (),
+        examples=[['{"kinds":[0,3,10002]}']],
+        description="Only events that meet one of these filters (JSON, as in a REQ); empty: all. What is "
+        "private or protected never leaves, whatever is said here.",
+    )
+    key: Path | None = Field(
+        None,
+        examples=["friend.key"],
+        description="A file with the secret key (hex or nsec1…, mode 0600) to authenticate with, where the "
+        "others ask for one (NIP-42).",
+    )
+    trusted: bool = Field(
+        False,
+        description="Whether what the others send has passed rules like ours: windows of time, proof of "
+        "work, lists of members and plugins do not hold it up. For relays of your own.",
+    )
+    events_per_minute: int = Field(
+        60_000, ge=1, description="How many live events are taken from each of the others; the rest waits."
+    )
+    compare_seconds: int = Field(
+        3_600,
+        ge=10,
+        description="How often everything is compared, for events that come late. With relays that have no "
+        "NIP-77, after the first time, only what is dated within a day.",
+    )
+    overlap_seconds: int = Field(
+        900,
+        ge=0,
+        description="How long before the connection was lost the comparison begins that follows an outage.",
+    )
+
+
 class TimeoutsConfig(Table):
     """[relay.timeouts]: how long the relay waits, in seconds."""
 
@@ -391,6 +466,7 @@ class RelayConfig(Table):
     polls: PollsConfig = PollsConfig()
     policies: PoliciesConfig = PoliciesConfig()
     plugins: PluginsConfig = PluginsConfig()
+    router: dict[StreamName, StreamConfig] = Field({}, examples=["friends"], json_schema_extra=ANYTIME)
     timeouts: TimeoutsConfig = TimeoutsConfig()
     tls: TlsConfig | None = Field(None, json_schema_extra=RESTART)
 
@@ -402,7 +478,7 @@ class RelayConfig(Table):
         return announce
 
 
-ITS_OWN = frozenset({"hosts", "url", "announce", "names"})
+ITS_OWN = frozenset({"hosts", "url", "announce", "names", "router"})
 """Settings that further relays do not take over from [relay]: what one of them is called is not another."""
 OF_ALL = frozenset({"host", "port", "workers", "trusted_proxies", "proxy_header", "tls"})
 """Settings of the sockets, which all relays share."""

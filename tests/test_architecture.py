@@ -142,7 +142,14 @@ def test_only_the_programs_choose_a_store() -> None:
         if any(name.startswith(BACKENDS) for name in imports_of(path))
     }
 
-    assert choosing <= {"relay.store", "relay.search", "relay.worker", "relay.commands", "torv"}
+    assert choosing <= {
+        "relay.store",
+        "relay.search",
+        "relay.mirror",
+        "relay.worker",
+        "relay.commands",
+        "torv",
+    }
 
 
 def test_only_one_file_sees_the_curve() -> None:

@@ -136,6 +136,7 @@ async def opened_relay(config: Configuration, *, make: bool) -> AsyncIterator[Re
                 await job.run(relay.now())
             yield relay
         finally:
+            await close(features)
             await store.close()
 
 

@@ -48,7 +48,7 @@ MARKS = "syncs.json"
 @click.option(
     "--trusted",
     is_flag=True,
-    help="What it sends has passed rules like ours: age, proof of work and members are not asked for again.",
+    help="What it sends has passed rules like ours: age, work, members and plugins do not hold it up.",
 )
 @click.option("--dry-run", is_flag=True, help="Only compare: say how many events would move.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
@@ -125,7 +125,7 @@ async def _sync(
     from relay.mirror.syncing import Marks, Sync
 
     way = Direction(direction)
-    partner = Partner(url, signer, trusted)
+    partner = Partner(url, signer, trusted, is_sync=True)
     report = Report()
     async with opened_relay(config, make=way is Direction.DOWN) as relay:
         house = House(relay, PubKey(read_key(config.data / KEY).public), config.relay)

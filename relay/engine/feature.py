@@ -31,6 +31,10 @@ class Origin:
     """Every key that this connection proved (NIP-42)."""
     exempt: bool = False
     """Whether per-address limits and age windows pass it by: our own bridge."""
+    partner: str = ""
+    """The URL of the relay that an event was fetched from; empty: a client brought it."""
+    is_sync: bool = False
+    """Whether it was fetched once, by the operator's command, and not by a stream."""
 
 
 class Conversation(Protocol):
@@ -218,9 +222,11 @@ class Gauge(NamedTuple):
     """A number that metrics show as it is now."""
 
     name: str
-    """Such as `torv_search_lag_events`."""
+    """Such as `torv_search_lag_events`; what only grows ends in `_total`."""
     text: str
     value: float
+    labels: tuple[tuple[str, str], ...] = ()
+    """(label, value); the same labels for all gauges of a name."""
 
 
 def nobody(key: str) -> bool:

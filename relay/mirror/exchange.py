@@ -47,7 +47,7 @@ _ATTEMPTS = 6
 """For an event that is put off: with the pauses between them about a minute."""
 _LOOKED_AT = 20
 """Events of a window that the partner is asked for, to see whether it has what it says."""
-_REMEMBERED = 50_000
+_REMEMBERED = 20_000
 
 
 class Direction(StrEnum):
@@ -140,21 +140,15 @@ class Exchange:
 
         Raises Unreachable, Rejected where the partner refuses to be asked, Misbehaved, StoreError.
         """
-        before = dict(self._client.discards)
-        try:
-            until = wanted.until
-            while True:
-                window = replace(wanted, until=until, limit=None)
-                items, cut = await self._door.items(window, most=self._window_events)
-                await self._even_out(replace(window, since=wanted.since if cut is None else cut), items)
-                if cut is None:
-                    return
-                self._on_done(cut)
-                until = cut - 1
-        finally:
-            for reason, count in self._client.discards.items():
-                if more := count - before.get(reason, 0):
-                    self._report.broken.add(reason, more)
+        until = wanted.until
+        while True:
+            window = replace(wanted, until=until, limit=None)
+            items, cut = await self._door.items(window, most=self._window_events)
+            await self._even_out(replace(window, since=wanted.since if cut is None else cut), items)
+            if cut is None:
+                return
+            self._on_done(cut)
+            until = cut - 1
 
     # Windows
 
@@ -262,7 +256,7 @@ class Exchange:
             for batch in batches:
                 await self._fetch(window, batch)
 
-        async with _together() as tasks:
+        async with together() as tasks:
             for _ in range(_FETCHES):
                 tasks.create_task(fetch())
         known = await self._store.known([EventId(id_) for id_ in missing])
@@ -276,12 +270,13 @@ class Exchange:
             wanted = [event for event in found if window.matches(event)]
             if len(wanted) < len(found):
                 self._report.not_wanted += len(found) - len(wanted)
-            await self._take(wanted)
+            await self.take(wanted)
             if not found:
                 break
         self._report.not_given += len(left)
 
-    async def _take(self, events: Sequence[Event]) -> None:
+    async def take(self, events: Sequence[Event]) -> None:
+        """Take events of the partner, by this relay's rules."""
         for live in (False, True):
             batch = [event for event in events if self._live(event) is live]
             for event, fate in zip(batch, await self._reception.take(batch, live=live), strict=True):
@@ -299,7 +294,8 @@ class Exchange:
                         self._acquaintance.refused_here.add(event.id)
                     case Refusal():
                         self._report.refused_here.add(str(fate))
-                        self._acquaintance.refused_here.add(event.id)
+                        if fate.prefix is not Prefix.ERROR:
+                            self._acquaintance.refused_here.add(event.id)
         self._on_progress()
 
     # What goes out
@@ -321,10 +317,11 @@ class Exchange:
             if self._dry_run:
                 self._report.to_send += len(due)
             else:
-                taken += await self._send_all(due)
+                taken += await self.send_all(due)
         return taken
 
-    async def _send_all(self, events: Sequence[Event]) -> list[str]:
+    async def send_all(self, events: Sequence[Event]) -> list[str]:
+        """Send events that may leave, many at a time; return the ids of what the partner took from here."""
         coming = iter(events)
         taken: list[str] = []
 
@@ -334,7 +331,7 @@ class Exchange:
                     taken.append(event.id)
                 self._on_progress()
 
-        async with _together() as tasks:
+        async with together() as tasks:
             for _ in range(min(_SENDS, len(events))):
                 tasks.create_task(send())
         return taken
@@ -404,7 +401,7 @@ class Exchange:
             self._report.to_receive += len(missing)
             return
         received = self._report.received
-        await self._take([event for event in missing if event.id not in self._acquaintance.refused_here])
+        await self.take([event for event in missing if event.id not in self._acquaintance.refused_here])
         self._report.left_here += len(missing) - (self._report.received - received)
 
     async def _send_unseen(self, window: Filter, theirs: set[str]) -> None:
@@ -436,7 +433,7 @@ _TOO_MUCH = re.compile(r"too (?:big|many|large)|more than|RESULTS_TOO_BIG", re.I
 
 
 @asynccontextmanager
-async def _together() -> AsyncGenerator[asyncio.TaskGroup, None]:
+async def together() -> AsyncGenerator[asyncio.TaskGroup, None]:
     """Run tasks of which the first failure is everybody's: it is raised as it is."""
     try:
         async with asyncio.TaskGroup() as tasks:

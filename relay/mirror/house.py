@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from relay.client import RelayClient
 from relay.config import RelayConfig
+from relay.engine.feature import Origin
 from relay.engine.relay import Relay
 from relay.mirror.door import Door
-from relay.mirror.reception import Reception
+from relay.mirror.reception import NOBODY, Reception
 from relay.nostr.event import PubKey
 from relay.nostr.keys import SecretKey
 
@@ -21,6 +22,8 @@ class Partner:
     """Proves a key to it (NIP-42), if it asks."""
     trusted: bool = False
     """What it sends has passed rules like ours; see `Reception`."""
+    is_sync: bool = False
+    """Whether it is met once, by the operator's command."""
 
 
 class House:
@@ -36,7 +39,9 @@ class House:
 
     def reception(self, partner: Partner) -> Reception:
         """Return what takes the events of a partner."""
-        return Reception(self.relay, self._key, url=self._config.url, trusted=partner.trusted)
+        proved = frozenset({NOBODY})
+        origin = Origin("", self._config.url, proved, partner.trusted, partner.url, partner.is_sync)
+        return Reception(self.relay, self._key, origin)
 
     def call(self, partner: Partner) -> RelayClient:
         """Return a client for one connection to a partner. Raises ValueError where its URL is none."""

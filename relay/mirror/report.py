@@ -1,7 +1,7 @@
 """What an exchange with a partner came to."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 
 from relay.nostr.reasons import prefix_of
 
@@ -66,6 +66,16 @@ class Report:
     failure: str | None = None
     """Why the exchange did not come to its end."""
 
+    def include(self, other: "Report") -> None:
+        """Add what another exchange moved, and what went wrong in it, to this one's."""
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(other, one.name)
+            if isinstance(mine, Reasons):
+                for reason, count in theirs.items():
+                    mine.add(reason, count)
+            elif isinstance(mine, int):
+                setattr(self, one.name, mine + theirs)
+
     @property
     def has_moved(self) -> int:
         """How much has changed on either side: to tell whether there is progress."""
@@ -77,6 +87,11 @@ class Report:
         return self.failure is None and not (
             self.broken or self.given_up or self.not_given or self.not_had or self.not_wanted
         )
+
+    def note_broken(self, discards: Mapping[str, int]) -> None:
+        """Add what a client passed over while its connection lasted."""
+        for reason, count in discards.items():
+            self.broken.add(reason, count)
 
     def as_values(self) -> dict[str, object]:
         """Return the report for a JSON document."""

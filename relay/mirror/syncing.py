@@ -146,7 +146,10 @@ class Sync:
                         on_progress=lambda: self._on_progress(report.has_moved),
                         on_done=done,
                     )
-                    return await exchange.run(replace(wanted, until=until))
+                    try:
+                        return await exchange.run(replace(wanted, until=until))
+                    finally:
+                        report.note_broken(client.discards)
             except (Misbehaved, Rejected) as error:
                 report.failure = str(error)
                 return

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from relay import __version__
 from relay.config import RelayConfig
 from relay.engine.feature import Feature, Gauge, HttpRequest, HttpResponse, Origin, Route
+from relay.net import streams
 from relay.net.board import Board, Counter
 from relay.store.api import Seq, Store, StoreError, Veil
 
@@ -84,11 +85,22 @@ class Metrics(Collector):
         )
         if self._head is not None:
             yield GaugeMetricFamily("torv_log_head", "Seq of the newest commit.", value=self._head)
-        for gauge in self._gauges:
-            yield GaugeMetricFamily(gauge.name, gauge.text, value=gauge.value)
+        yield from _families(self._gauges)
         info = GaugeMetricFamily("torv_info", "This software.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
+
+
+def _families(gauges: Iterable[Gauge]) -> Iterable[Metric]:
+    families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+    for gauge in gauges:
+        family = families.get(gauge.name)
+        if family is None:
+            kind = CounterMetricFamily if gauge.name.endswith("_total") else GaugeMetricFamily
+            family = kind(gauge.name, gauge.text, labels=[label for label, _ in gauge.labels])
+            families[gauge.name] = family
+        family.add_metric([value for _, value in gauge.labels], gauge.value)
+    return families.values()
 
 
 class Pages:
@@ -210,6 +222,7 @@ class Pages:
                     gauges += await ask()
             except (StoreError, TimeoutError) as error:
                 log.warning("metrics are missing", error=str(error) or "no answer in time")
+        gauges += streams.gauges(self._data)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(Metrics(self._board, head, gauges, self._label))
         return web.Response(

@@ -49,6 +49,9 @@ def new_line(event_json: bytes, author: str, origin: Origin, received_at: int) -
 
 def source_of(origin: Origin, first: str = "") -> bytes:
     """Return the members that say who it is; of several proved keys `authed` names `first`, if it is one."""
+    if origin.partner:
+        kind = b"Sync" if origin.is_sync else b"Stream"
+        return b'"sourceType":"%b","sourceInfo":%b' % (kind, orjson.dumps(origin.partner))
     address = origin.address
     kind = b"Import" if not address else b"IP6" if ":" in address else b"IP4"
     source = b'"sourceType":"%b","sourceInfo":%b' % (kind, orjson.dumps(address))

@@ -9,9 +9,10 @@ from relay.settings.example import changes, example
 from relay.settings.lazy import LazyGroup
 from relay.settings.loading import Loader, config_option, load
 from relay.settings.mistakes import ConfigError, Mistake
-from relay.settings.table import RESTART, LogConfig, Settings, Table, variable
+from relay.settings.table import ANYTIME, RESTART, LogConfig, Settings, Table, variable
 
 __all__ = [
+    "ANYTIME",
     "RESTART",
     "ConfigError",
     "Difference",

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from relay.settings.table import RESTART, Settings, named_tables_of, table_of
+from relay.settings.table import ANYTIME, RESTART, Settings, named_tables_of, table_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -38,7 +38,7 @@ def _differences(
                 if one in old and one in new:
                     yield from _differences(old[one], new[one], f"{path}.{one}.", fixed)
                 else:
-                    yield Difference(f"{path}.{one}", True)
+                    yield Difference(f"{path}.{one}", fixed or field.json_schema_extra != ANYTIME)
         elif table_of(field) is not None and old is not None and new is not None:
             yield from _differences(old, new, f"{path}.", fixed)
         else:

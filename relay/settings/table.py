@@ -69,6 +69,10 @@ RESTART: dict[str, JsonValue] = {"restart": True}
 """`json_schema_extra` of settings and tables that cannot change while the program runs."""
 
 
+ANYTIME: dict[str, JsonValue] = {"restart": False}
+"""`json_schema_extra` of named tables that may come and go while the program runs."""
+
+
 class Settings(BaseSettings):
     """The root of a configuration: what every process of this project needs to know."""
 

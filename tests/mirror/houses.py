@@ -76,6 +76,7 @@ async def exchange(
             **more,  # type: ignore[arg-type]  # the exchange's own settings
         )
         await talk.run(wanted or Filter())
+        report.note_broken(client.discards)
     return report
 
 

@@ -1,9 +1,13 @@
 """How a partner's events come in: by this relay's own rules."""
 
+import shlex
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from relay.engine.jobs import close
 from relay.features.groups.vocabulary import CREATE_GROUP, PUT_USER
 from relay.mirror.house import House, Partner
 from relay.nostr.event import Event
@@ -26,7 +30,7 @@ REFUSED: dict[str, tuple[Event, str]] = {
     "expired": (note(ALICE, tags=[["expiration", "1"]]), "invalid: the event has expired"),
     "from the future": (note(ALICE, created_at=NOW + 10_000), "invalid: created_at"),
     "bare private message": (event(ALICE, 14), "blocked: kind 14"),
-    "credentials": (event(ALICE, 22_242), "blocked: kind 22242"),
+    "ephemeral": (event(ALICE, 20_001), "blocked: an ephemeral event"),
     "of the relay's own key": (note(KEY), "blocked: only this relay itself"),
     "another relay's groups": (event(BOB, 39_000, tags=[["d", "x"]]), "blocked: what another relay says"),
     "another relay's members": (event(BOB, 13_534), "blocked: what another relay says"),
@@ -125,19 +129,30 @@ async def test_what_comes_late_is_stored_and_not_sent_to_subscribers() -> None:
     assert await held(house) == {old.id, new.id}
 
 
-async def test_ephemeral_events_are_passed_on_or_dropped_but_never_kept() -> None:
-    house = house_of()
-    heard: list[bytes] = []
-    house.store.listen_ephemeral(heard.extend)
-    passing = event(ALICE, 20_001)
+async def test_plugins_are_asked_and_told_who_sent_it() -> None:
+    # Answers what it was told, in place of a reason.
+    script = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    action = {"yes": "accept", "quiet": "shadowReject"}.get(asked["event"]["content"], "reject")
+    told = f"{asked['sourceType']} {asked['sourceInfo']} {asked.get('authed')}"
+    print(json.dumps({"id": asked["event"]["id"], "action": action, "msg": told}), flush=True)
+"""
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)}"
+    house = house_of(plugins={"write": {"command": command, "seconds": 60}})
+    batch = [note(ALICE, "yes"), note(ALICE, "no"), note(ALICE, "no"), note(ALICE, "quiet")]
+    try:
+        fates = await house.reception(PARTNER).take(batch, live=True)
 
-    (late,) = await house.reception(PARTNER).take([passing], live=False)
-    (live,) = await house.reception(PARTNER).take([passing], live=True)
-
-    assert str(late).startswith("blocked: an ephemeral event")
-    assert live is Outcome.STORED
-    assert len(heard) == 1
-    assert await held(house) == set()
+        told = "blocked: Stream wss://elsewhere.example None"
+        dropped = "blocked: the relay's policy drops this"
+        assert list(map(str, fates)) == ["Outcome.STORED", told, told, dropped]
+        assert await fate(house, note(BOB, "no"), TRUSTED) is Outcome.STORED
+        once = replace(PARTNER, is_sync=True)
+        assert await fate(house, batch[1], once) == "blocked: Sync wss://elsewhere.example None"
+    finally:
+        await close(house.relay.features)
 
 
 async def test_each_event_of_a_batch_has_its_own_fate() -> None:
