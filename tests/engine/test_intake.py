@@ -9,10 +9,10 @@ import pytest
 from relay.engine.admission import Admission
 from relay.engine.feature import Feature, Origin
 from relay.engine.intake import (
-    BATCH,
     BATCHES_IN_FLIGHT,
-    LOOKED_UP_TOGETHER,
+    CHECKED_AT_ONCE,
     MAX_ARRIVALS,
+    MOST_TOGETHER,
     TAKEN_AT_ONCE,
     Arrival,
     Intake,
@@ -366,11 +366,19 @@ async def test_mute_is_said_only_where_it_can_be_known() -> None:
 
 
 async def test_what_arrives_together_is_written_together(door: Doorway) -> None:
-    door.take(*notes(ALICE, BATCH + 1))
+    door.take(*notes(ALICE, 65))
     await door.settle()
 
-    assert door.store.batches == [BATCH, 1]
-    assert [accepted for _, accepted, _ in door.answers] == [True] * (BATCH + 1)
+    assert door.store.batches == [64, 1]
+    assert [accepted for _, accepted, _ in door.answers] == [True] * 65
+
+
+async def test_the_more_wait_the_more_are_written_together(door: Doorway) -> None:
+    door.take(*notes(ALICE, 1_500))
+    await door.settle()
+
+    # Half of what waits, 512 at most: the other half is checked while it is written.
+    assert door.store.batches == [512, 494, 247, 123, 64, 60]
 
 
 async def test_events_of_one_author_are_written_in_the_order_they_came(door: Doorway) -> None:
@@ -411,7 +419,7 @@ async def test_the_door_is_full_at_its_bound_and_open_again_at_half() -> None:
     async with door.open():
         async with asyncio.timeout(30):
             await door.intake.room()
-        assert MAX_ARRIVALS // 2 <= len(door.answers) <= MAX_ARRIVALS // 2 + LOOKED_UP_TOGETHER
+        assert MAX_ARRIVALS // 2 <= len(door.answers) <= MAX_ARRIVALS // 2 + MOST_TOGETHER
         assert not door.intake.is_full
         await door.settle()
 
@@ -461,7 +469,7 @@ async def test_an_empty_door_leaves_nobody_waiting() -> None:
 async def test_drain_waits_for_what_is_in_flight_and_is_quick_when_there_is_nothing(door: Doorway) -> None:
     await door.settle()
     door.store.may_commit.clear()
-    door.take(*notes(author("drain"), 3 * BATCH))
+    door.take(*notes(author("drain"), 3 * CHECKED_AT_ONCE))
     draining = asyncio.create_task(door.intake.drain())
     await turns()
     assert not draining.done()
@@ -470,7 +478,7 @@ async def test_drain_waits_for_what_is_in_flight_and_is_quick_when_there_is_noth
     async with asyncio.timeout(10):
         await draining
 
-    assert len(door.answers) == 3 * BATCH
+    assert len(door.answers) == 3 * CHECKED_AT_ONCE
 
 
 async def test_a_mistake_of_ours_ends_the_intake_instead_of_leaving_clients_without_answers(
