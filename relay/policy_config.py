@@ -237,7 +237,32 @@ class WritePluginConfig(Table):
     )
 
 
+class ReadPluginConfig(Table):
+    """[relay.plugins.read]: a program that decides who sees which events."""
+
+    command: str = Field(
+        "",
+        description="The path of a program; where it holds a space, a command for a shell. Empty: none. Each "
+        "worker runs its own.",
+        examples=["/etc/torv/hide.py"],
+    )
+    seconds: float = Field(2.0, gt=0, le=60, description="How long an answer may take, in seconds.")
+    on_failure: Literal["hide", "show"] = Field(
+        "hide", description="What becomes of events that it does not answer for, in time or at all."
+    )
+    kinds: tuple[Kinds, ...] = Field(
+        (), description="Kinds that it is asked about; none: all. Others are as fast as without it."
+    )
+    max_rows: int = Field(
+        5_000,
+        ge=1,
+        description="Events that one question may have it look at beyond those that are sent; a COUNT or "
+        "Negentropy session of more is refused.",
+    )
+
+
 class PluginsConfig(Table):
     """[relay.plugins]: programs that judge for the relay, asked and answering in lines of JSON."""
 
     write: WritePluginConfig = WritePluginConfig()
+    read: ReadPluginConfig = ReadPluginConfig()

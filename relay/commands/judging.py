@@ -14,7 +14,7 @@ import orjson
 from relay.assembly import CannotRead
 from relay.commands.opening import Configuration, data_option, judging, load_for
 from relay.engine.admission import Admission
-from relay.engine.explanation import Verdict, ask_slowly, explain_event, explain_question
+from relay.engine.explanation import Verdict, ask_slowly, explain_event, explain_question, explain_seeing
 from relay.engine.feature import Feature, Origin
 from relay.engine.limits import Rate
 from relay.net.session import refuse_large
@@ -69,6 +69,7 @@ class _Outcome:
 @click.option("--as", "author", type=_Key(), help="Judge the event as if this key had signed it.")
 @click.option("--address", default="", help="The client's IP address.")
 @click.option("--authed", type=_Key(), multiple=True, help="A key that the client has proved (NIP-42).")
+@click.option("--seen", is_flag=True, help="Whether the client may see the event.")
 @click.option("--times", type=click.IntRange(1, 100_000), default=1, help="Judge it so many times in a row.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
@@ -80,10 +81,11 @@ def why(
     author: str | None,
     address: str,
     authed: tuple[str, ...],
+    seen: bool,
     times: int,
     as_json: bool,
 ) -> None:
-    """Say which rule would refuse an event or a question, and why.
+    """Say which rule would refuse an event or a question, or hide an event (--seen), and why.
 
     EVENT is an event's JSON; what is left out of it (id, sig, pubkey, created_at) is not looked at, or filled
     in. FILTER is a filter's JSON, or a list of filters. Either may also be a file's name, or - for standard
@@ -102,7 +104,7 @@ def why(
     )
     asked = _draft(value, author) if isinstance(value, dict) and "kind" in value else _filters(value)
     try:
-        outcome, tried = asyncio.run(_explain(loaded, asked, origin, times))
+        outcome, tried = asyncio.run(_explain(loaded, asked, origin, times, seen=seen))
     except (StoreError, CannotStart, CannotRead) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -168,7 +170,7 @@ def _filters(value: object) -> tuple[Filter, ...]:
 
 
 async def _explain(
-    config: Configuration, asked: _Draft | tuple[Filter, ...], origin: Origin, times: int
+    config: Configuration, asked: _Draft | tuple[Filter, ...], origin: Origin, times: int, *, seen: bool
 ) -> tuple[_Outcome, int]:
     """Return the first outcome that is a refusal, or the last; and which one it is, from 1."""
     number = 0
@@ -178,7 +180,11 @@ async def _explain(
     async with judging(config, buckets.spend, now=now) as (relay, desk, _):
         while number < times:
             number += 1
-            if isinstance(asked, _Draft):
+            if isinstance(asked, _Draft) and seen:
+                outcome = _Outcome(
+                    await explain_seeing(relay.features, asked.event, origin, encode(asked.event))
+                )
+            elif isinstance(asked, _Draft):
                 size = len(encode(asked.event)) + len('["EVENT",]')
                 most = config.relay.limits.max_message_bytes
                 is_large = invalid(f"longer than {most} bytes") if size > most else None
@@ -197,7 +203,7 @@ async def _explain(
 
 
 def _as_lines(outcome: _Outcome, asked: object, tried: int) -> Iterable[str]:
-    width = max(len(one.rule) for one in outcome.verdicts)
+    width = max((len(one.rule) for one in outcome.verdicts), default=0)
     for one in outcome.verdicts:
         said = "ok" if one.refusal is None else str(one.refusal)
         yield f"{one.rule:{width}}  {one.stage:20}  {said}"

@@ -15,6 +15,7 @@ from relay.nostr import event as events
 from relay.nostr.event import Event, encode
 from relay.nostr.filter import Filter
 from relay.nostr.reasons import Prefix, Refusal, invalid
+from relay.nostr.tags import indexed
 from relay.store.api import Table
 
 ADDRESS = "address"
@@ -26,6 +27,7 @@ STORING = "when it is stored"
 ASKING = "when it is asked"
 SEEING = "what may be seen"
 
+_HIDDEN = Refusal(Prefix.RESTRICTED, "hidden from this reader")
 _DROPPED = Refusal(Prefix.BLOCKED, "dropped; its author is told that it was taken")
 
 
@@ -62,6 +64,28 @@ async def explain_event(
     if desk.is_open:
         verdicts += _of_tables(features, event, now, desk)
     return verdicts
+
+
+async def explain_seeing(
+    features: Sequence[Feature], event: Event, origin: Origin, json: bytes
+) -> list[Verdict]:
+    """Return what everything says of whether a client may see an event, if it is stored."""
+    verdicts = list(explain_address(features, origin))
+    for feature in features:
+        for veil in feature.veils:
+            tags = veil.tags() if veil.tags is not None else {}
+            if event.kind in _kinds_of(veil) or any(
+                value in tags.get(letter, ()) for letter, value in indexed(event.tags)
+            ):
+                verdicts.append(_of_seeing(feature, veil.visible(event, origin)))
+        if feature.sieve is not None and feature.sieve.covers(event.kind):
+            (is_shown,) = await feature.sieve.passes([json], origin)
+            verdicts.append(_of_seeing(feature, is_shown))
+    return _joined(verdicts)
+
+
+def _of_seeing(feature: Feature, is_shown: bool) -> Verdict:
+    return Verdict(feature.title, SEEING, None if is_shown else _HIDDEN)
 
 
 async def ask_slowly(

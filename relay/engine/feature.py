@@ -121,6 +121,20 @@ class VeilRule:
     called anew after each change."""
 
 
+class Sieve(Protocol):
+    """May this reader see these events? A veil in another process, asked about many at once."""
+
+    @property
+    def max_rows(self) -> int:
+        """How many rows one question may have it look at, beyond those that are sent."""
+
+    def covers(self, kind: int) -> bool:
+        """Say whether events of this kind have to be asked about; always the same answer."""
+
+    async def passes(self, events: Sequence[bytes], origin: Origin) -> list[bool]:
+        """Say of each event (canonical JSON) whether the reader may see it, within bounded time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Follower:
     """Something in memory that keeps up with a followed table."""
@@ -150,6 +164,11 @@ class Job:
     """Whether every process does it, for itself: it keeps something in memory. Tools do it once."""
 
 
+async def unsifted(rows: Sequence[Stored]) -> Sequence[Stored]:
+    """Return all rows: where there is no sieve."""
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """A plain HTTP request, as a route sees it."""
@@ -169,6 +188,8 @@ class HttpRequest:
     """A POST's; at most as long as a client's message may be."""
     now: int = 0
     """When it came, in unix seconds."""
+    sift: Callable[[Sequence[Stored]], Awaitable[Sequence[Stored]]] = unsifted
+    """Returns those rows of what passed the veil that they may see: what is shown has to pass it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +287,8 @@ class Feature:
     doorkeepers: tuple[Doorkeeper, ...] = ()
     gates: tuple[Gate, ...] = ()
     veils: tuple[VeilRule, ...] = ()
+    sieve: Sieve | None = None
+    """One feature's at most."""
     effects: tuple[Effect | OfKinds[Effect], ...] = ()
     lapses: tuple[Callable[[Event, int], bool], ...] = ()
     """(event, now in unix seconds) → whether it may no longer be shown, though it was admitted."""

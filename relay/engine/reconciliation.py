@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
+from relay.engine.sifting import Exhausted
 from relay.nostr.negentropy import VERSION, Gathering, InvalidFrame, Item, Server, Vector, version_of
 from relay.nostr.reasons import Prefix, Refusal
 
@@ -60,7 +61,7 @@ class Reconciliation:
                     return vector
                 self._server = Server(vector, max_frame_bytes=MAX_FRAME_BYTES)
             return await _in_turns(self._server.answer(frame))
-        except InvalidFrame as error:
+        except (InvalidFrame, Exhausted) as error:
             return error.refusal
 
     def close(self) -> None:

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import structlog
 
 from relay.engine.admission import Admission
 from relay.engine.authors import READ_AT_MOST, count_authors
-from relay.engine.boundary import whole_seconds
+from relay.engine.boundary import Scan, whole_seconds
 from relay.engine.crowds import TABLE as CROWDS
 from relay.engine.crowds import Crowds
 from relay.engine.feature import (
@@ -21,12 +21,14 @@ from relay.engine.feature import (
     Origin,
     Request,
     Search,
+    Sieve,
     VeilRule,
 )
 from relay.engine.followers import Followers
 from relay.engine.index import SubscriptionIndex
 from relay.engine.intake import Arrival, Intake, Reply
 from relay.engine.reconciliation import Reconciliation, Shelf
+from relay.engine.sifting import may_concern, sift, sifted
 from relay.engine.subscription import LiveEvent, Subscription, merge
 from relay.engine.tail import Tail
 from relay.nostr.crowds import crowd_of
@@ -38,6 +40,9 @@ from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Seq, Store, Stored, StoreError, Veil
 
 log = structlog.get_logger(__name__)
+
+MAX_UNSIFTED = 10_000
+"""Live events that wait for what another process says of them."""
 
 _UNVEILED = Refusal(
     Prefix.AUTH_REQUIRED, "events of these kinds are shown only to the people they are meant for"
@@ -68,6 +73,10 @@ class Relay:
         self.index: SubscriptionIndex[Subscription] = SubscriptionIndex()
         self._searching = 0
         """Open subscriptions that search."""
+        self._opened: set[Subscription] = set()
+        self._unsifted: list[Sequence[tuple[Event, LiveEvent]]] = []
+        """Live events that wait for what the sieve says."""
+        self._arrived = asyncio.Event()
         self._shelf = Shelf()
         self._tasks: asyncio.TaskGroup | None = None
         """While it runs."""
@@ -116,6 +125,7 @@ class Relay:
         }
         self._turning_away = tuple(one.turns_away for one in features if one.turns_away is not None)
         self._lapses = tuple(lapse for feature in features for lapse in feature.lapses)
+        self._sieve: Sieve | None = next((one.sieve for one in features if one.sieve is not None), None)
         self._search: Search | None = next((one.search for one in features if one.search is not None), None)
         self._max_limit = max_limit
         self._buffer_bytes = buffer_bytes
@@ -132,6 +142,7 @@ class Relay:
             self._tasks = tasks
             tasks.create_task(self.tail.run())
             tasks.create_task(self.intake.run())
+            tasks.create_task(self._sift_live())
             if ready is not None:
                 ready.set()
         self._tasks = None
@@ -211,7 +222,10 @@ class Relay:
         answer = self.comparable(wanted, origin)
         if isinstance(answer, Refusal):
             return answer
-        return Reconciliation(partial(self._items, answer, self.veil(origin)), self._shelf, most)
+        items = partial(self._items, answer, self.veil(origin))
+        if self._sieve is not None and may_concern(self._sieve, answer):
+            items = partial(self._sifted_items, answer, origin)
+        return Reconciliation(items, self._shelf, most)
 
     def comparable(self, wanted: Filter, origin: Origin) -> Filter | Refusal:
         """Return a filter as this reader may reconcile by it, or why not. Raises StoreError."""
@@ -226,9 +240,23 @@ class Relay:
         async for page in self.store.items(wanted, upto=head, now=self.now(), veil=veil):
             yield page
 
+    async def _sifted_items(self, wanted: Filter, origin: Origin) -> AsyncGenerator[list[Item], None]:
+        async for page in self._scan(origin, await self.store.head())(wanted.limited(None)):
+            yield [(row.created_at, bytes.fromhex(row.id)) for row in page]
+
+    def _scan(self, origin: Origin, upto: Seq) -> Scan:
+        """Return what scans for this reader: what it may see up to there."""
+        scan: Scan = partial(self.store.scan, upto=upto, now=self.now(), veil=self.veil(origin))
+        return scan if self._sieve is None else sifted(scan, self._sieve, origin)
+
+    async def sift(self, rows: Sequence[Stored], origin: Origin) -> Sequence[Stored]:
+        """Return those of the rows, seen through the veil, that this reader may see."""
+        return rows if self._sieve is None else await sift(self._sieve, rows, origin)
+
     def open(self, subscription: Subscription) -> None:
         """File the subscription: live events gather in its buffer from here on."""
         self.index.add(subscription)
+        self._opened.add(subscription)
         self._searching += subscription.searches
         self.tail.follow()
 
@@ -251,11 +279,12 @@ class Relay:
         sent: set[bytes] = set()
         if subscription.searches:
             async for page in self._found(wanted, subscription.line, now, veil):
+                shown = await self.sift(page, subscription.reader.origin)
                 # Several filters may find one event.
-                fresh = {row.json[7:71]: row for row in page if row.json[7:71] not in sent}
+                fresh = {row.json[7:71]: row for row in shown if row.json[7:71] not in sent}
                 sent.update(fresh)
                 yield list(fresh.values())
-        scan = partial(self.store.scan, upto=subscription.line, now=now, veil=veil)
+        scan = self._scan(subscription.reader.origin, subscription.line)
         ends: list[bool] = []
         plain = [f for f in wanted if f.search is None]
         async for page in merge([whole_seconds(scan, f, ends.append) for f in plain]):
@@ -284,6 +313,7 @@ class Relay:
     def close(self, subscription: Subscription) -> None:
         """Forget an opened subscription."""
         self.index.remove(subscription)
+        self._opened.discard(subscription)
         self._searching -= subscription.searches
 
     def judge_anew(self, subscription: Subscription) -> Refusal | None:
@@ -308,6 +338,9 @@ class Relay:
         if not wanted:
             return 0
         head = await self.store.head()
+        if self._sieve is not None and any(may_concern(self._sieve, one) for one in wanted):
+            scan = self._scan(origin, head)
+            return sum([len(page) async for page in merge([scan(one) for one in wanted])])
         return await self.store.count(wanted, upto=head, now=self.now(), veil=self.veil(origin))
 
     async def registers(self, filters: Sequence[Filter], origin: Origin, count: int) -> bytes | None:
@@ -320,15 +353,19 @@ class Relay:
             return None
         (wanted,) = filters
         crowd = crowd_of(wanted) if count > READ_AT_MOST and self._crowds is not None else None
-        if crowd is not None and self._crowds is not None and self._veiled_kinds.isdisjoint(crowd.kinds):
+        if crowd is not None and self._crowds is not None and self._may_all_be_seen(crowd.kinds):
             ready, is_missing = self._crowds.registers(crowd)
             if ready is not None:
                 return ready
             if is_missing and self._tasks is not None:
                 self._tasks.create_task(self._crowds.build(crowd, wanted, self.now()))
-        now, veil = self.now(), self.veil(origin)
-        scan = partial(self.store.scan, upto=await self.store.head(), now=now, veil=veil)
-        return await count_authors(scan, wanted, count)
+        return await count_authors(self._scan(origin, await self.store.head()), wanted, count)
+
+    def _may_all_be_seen(self, kinds: Iterable[int]) -> bool:
+        """Say whether no event of these kinds is ever hidden."""
+        if self._sieve is not None and any(map(self._sieve.covers, kinds)):
+            return False
+        return self._veiled_kinds.isdisjoint(kinds)
 
     def veil(self, origin: Origin) -> Veil:
         """Return what this reader may see, as the store asks it."""
@@ -342,6 +379,8 @@ class Relay:
         return all(visible(event, origin) for visible in asked)
 
     def _is_heard(self, event: Event) -> bool:
+        if self._sieve is not None and self._sieve.covers(event.kind):
+            return True  # nobody knows yet
         return any(
             self.is_visible(event, subscription.reader.origin) for subscription in self.index.matching(event)
         )
@@ -361,6 +400,56 @@ class Relay:
             # What may be shown is not known then.
             log.error("live events were not passed on", events=len(arrived), error=str(error))
             return
+        if self._sieve is None:
+            self._offer(self._due(arrived))
+        elif sum(map(len, self._unsifted)) + len(arrived) > MAX_UNSIFTED:
+            log.error("the sieve does not keep up; subscriptions are ended", events=len(arrived))
+            for subscription in tuple(self._opened):
+                subscription.reader.end_slow(subscription)
+        else:
+            # What needs no look waits too: subscriptions get events in the order of the log.
+            self._unsifted.append(arrived)
+            self._arrived.set()
+
+    async def _sift_live(self) -> None:
+        """Pass on what waits for the sieve, in order, until cancelled."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._unsifted:
+                taken = tuple(self._unsifted)
+                shown: dict[Subscription, list[LiveEvent]] = {}
+                try:
+                    shown = await self._shown(self._due([one for arrived in taken for one in arrived]))
+                except Exception:
+                    # A mistake of ours: what may be seen is not known, so nobody sees it.
+                    log.exception("live events were not passed on")
+                # Until here they counted as waiting.
+                del self._unsifted[: len(taken)]
+                self._offer({one: events for one, events in shown.items() if one in self._opened})
+
+    async def _shown(
+        self, due: Mapping[Subscription, Sequence[LiveEvent]]
+    ) -> dict[Subscription, list[LiveEvent]]:
+        """Return what of it their readers may see: each reader is asked about once for each event."""
+        sieve = self._sieve
+        if sieve is None:
+            return {subscription: list(events) for subscription, events in due.items()}
+        origins = {subscription: subscription.reader.origin for subscription in due}
+        asked: defaultdict[Origin, dict[bytes, Stored]] = defaultdict(dict)
+        for subscription, events in due.items():
+            asked[origins[subscription]].update((live.json, _row(live)) for live in events)
+        passed = await asyncio.gather(
+            *(sift(sieve, list(rows.values()), origin) for origin, rows in asked.items())
+        )
+        seen = {origin: {row.json for row in rows} for origin, rows in zip(asked, passed, strict=True)}
+        return {
+            subscription: [live for live in events if live.json in seen[origins[subscription]]]
+            for subscription, events in due.items()
+        }
+
+    def _due(self, arrived: Sequence[tuple[Event, LiveEvent]]) -> dict[Subscription, list[LiveEvent]]:
+        """Return what who waits for events is to be sent, but for what the sieve says."""
         due: defaultdict[Subscription, list[LiveEvent]] = defaultdict(list)
         now = self.now()
         for event, live in arrived:
@@ -373,9 +462,17 @@ class Relay:
                 subscriptions = _finding(event, subscriptions, self._search)
             for subscription in subscriptions:
                 due[subscription].append(live)
+        return due
+
+    def _offer(self, due: Mapping[Subscription, list[LiveEvent]]) -> None:
         # All that is due to a subscription at once is one write.
         for subscription, events in due.items():
-            subscription.offer(events, buffer_bytes=self._buffer_bytes)
+            if events:
+                subscription.offer(events, buffer_bytes=self._buffer_bytes)
+
+
+def _row(live: LiveEvent) -> Stored:
+    return Stored(Seq(0), 0, live.json)
 
 
 def _requests(features: Sequence[Feature]) -> dict[int, Request]:

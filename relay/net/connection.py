@@ -13,6 +13,7 @@ from relay.config import RelayConfig
 from relay.engine.feature import Origin
 from relay.engine.limits import Rate
 from relay.engine.relay import Relay
+from relay.engine.sifting import Exhausted
 from relay.engine.subscription import LiveEvent, Subscription
 from relay.net.board import Board, Bucket, Counter
 from relay.net.deflate import Frames, inflate
@@ -464,6 +465,9 @@ class Connection:
                     pieces.clear()
                     size = 0
                     await self._outbox.room()
+        except Exhausted as error:
+            self._end(subscription, str(error.refusal))
+            return
         except StoreError as error:
             log.error("a question could not be answered", connection=self.number, error=str(error))
             self._end(subscription, _FAILED)
@@ -480,6 +484,9 @@ class Connection:
             registers = None
             if self._settings.hyperloglog:
                 registers = await self._relay.registers(filters, self.origin, count)
+        except Exhausted as error:
+            self._refuse(name, str(error.refusal))
+            return
         except StoreError as error:
             log.error("a count could not be made", connection=self.number, error=str(error))
             self._refuse(name, _FAILED)

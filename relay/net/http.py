@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import structlog
@@ -14,10 +14,10 @@ from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.config import RelayConfig
-from relay.engine.feature import Feature, Gauge, HttpRequest, HttpResponse, Origin, Route
+from relay.engine.feature import Feature, Gauge, HttpRequest, HttpResponse, Origin, Route, unsifted
 from relay.net import streams
 from relay.net.board import Board, Counter
-from relay.store.api import Seq, Store, StoreError, Veil
+from relay.store.api import Seq, Store, Stored, StoreError, Veil
 
 log = structlog.get_logger(__name__)
 
@@ -117,10 +117,11 @@ class Pages:
         catch_up: Callable[[], None] = lambda: None,
         now: Callable[[], int] = lambda: int(time.time()),
         veil: Callable[[Origin], Veil],
+        sift: Callable[[Sequence[Stored], Origin], Awaitable[Sequence[Stored]]] | None = None,
         label: str = "",
     ) -> None:
-        """`catch_up` lets features know every change of followed records, before they are asked; `veil` says
-        what somebody may see."""
+        """`catch_up` lets features know every change of followed records, before they are asked; `veil` and
+        `sift` say what somebody may see."""
         self._settings = settings
         self._routes: tuple[Route, ...] = tuple(route for feature in features for route in feature.routes)
         self._gauges = tuple(one.gauges for one in features if one.gauges is not None)
@@ -131,6 +132,7 @@ class Pages:
         self._catch_up = catch_up
         self._now = now
         self._veil = veil
+        self._sift = sift
         self._label = label
 
     async def answer(self, request: web.BaseRequest, url: str) -> web.Response:
@@ -174,17 +176,19 @@ class Pages:
                 body += chunk
                 if len(body) > most:
                     return _text(f"at most {most} bytes\n", 413)
+        # HTTP proves no key.
+        stranger = Origin(address="", url=url)
         answer = route.handler(
             HttpRequest(
                 request.path,
                 request.host,
                 url,
-                # HTTP proves no key.
-                self._veil(Origin(address="", url=url)),
+                self._veil(stranger),
                 query={name: request.query[name] for name in request.query},
                 authorization=request.headers.get("Authorization", ""),
                 body=body,
                 now=self._now(),
+                sift=unsifted if (sift := self._sift) is None else lambda rows: sift(rows, stranger),
             )
         )
         if isinstance(answer, HttpResponse):

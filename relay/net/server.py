@@ -118,6 +118,7 @@ class Server:
             catch_up=self._catch_up,
             now=self._relay.now,
             veil=self._relay.veil,
+            sift=self._relay.sift,
             label=self._label,
         )
 

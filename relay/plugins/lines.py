@@ -1,7 +1,9 @@
 """What is said to a plugin and what it answers, a line of JSON each; the words are strfry's. Pure.
 
 An event that comes in is `{"type":"new","event":…,"receivedAt":…,"sourceType":…,"sourceInfo":…,"authed":…}`,
-answered by `{"id":…,"action":"accept"|"reject"|"shadowReject","msg":…}` with the event's id.
+answered by `{"id":…,"action":"accept"|"reject"|"shadowReject","msg":…}` with the event's id. Whether
+somebody may see an event is asked by `{"type":"read","id":…,"event":…,"authed":[…]}`, and answered with
+that id.
 """
 
 from enum import StrEnum
@@ -44,6 +46,18 @@ def new_line(event_json: bytes, author: str, origin: Origin, received_at: int) -
         event_json,
         received_at,
         source_of(origin, author),
+    )
+
+
+def read_line(id_: str, event_json: bytes, origin: Origin) -> bytes:
+    """Return the line that asks whether a reader may see an event; the answer names `id_`.
+
+    A reader is the keys that a connection has proved: without any, nobody in particular.
+    """
+    return b'{"type":"read","id":"%b","event":%b,"authed":%b}\n' % (
+        id_.encode(),
+        event_json,
+        orjson.dumps(sorted(origin.authenticated)),
     )
 
 

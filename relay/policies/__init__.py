@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
-from relay.policies import clock, lists, rates, reading, shape, trust, work, write_plugin
+from relay.policies import clock, lists, rates, read_plugin, reading, shape, trust, work, write_plugin
 
 ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     lists.feature,
@@ -15,6 +15,7 @@ ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     trust.feature,
     rates.feature,
     write_plugin.feature,
+    read_plugin.feature,
 )
 """In the order in which their rules apply: what costs little first, and what counts last."""
 

@@ -210,6 +210,12 @@ class Stored(NamedTuple):
     def author(self) -> PubKey:
         return PubKey(self.json[83:147].decode())
 
+    @property
+    def kind(self) -> int:
+        # Behind 64 digits of the author and created_at.
+        start = self.json.index(b'"kind":', 148) + 7
+        return int(self.json[start : self.json.index(b",", start)])
+
     def event(self) -> Event:
         """Parse the row's JSON anew; the caller keeps the result."""
         return decode(self.json)

@@ -98,5 +98,13 @@ def told() -> None:
         say(id_, "reject", msg=json.dumps(request))
 
 
+def told_apart() -> None:
+    """Accept what it is told no more of than the event's content names."""
+    for id_, request in requests():
+        content = request.pop("event")["content"]
+        is_all = content == "the end" or sorted(request) == json.loads(content)
+        say(id_, "accept" if is_all else "reject")
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()

@@ -92,6 +92,13 @@ CASES = [
         "rate-limited: at most 2 a minute from one author of events of kind 1",
     ),
     Case(
+        "Read plugin",
+        f'[relay.plugins.read]\ncommand = "{EXAMPLES}/hide_drafts.py"\nseconds = 30',
+        {"kind": 31_234, "pubkey": ALICE.public},
+        ("--seen", "--authed", BOB.public),
+        "restricted: hidden from this reader",
+    ),
+    Case(
         "Write plugin",
         f'[relay.plugins.write]\ncommand = "{EXAMPLES}/allow.sh {BOB.public}"\nseconds = 30',
         DRAFT,

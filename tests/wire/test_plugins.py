@@ -63,3 +63,19 @@ async def test_what_a_program_was_asked_is_answered_before_the_relay_stops(torv_
             False,
             "error: the relay's policy gave no answer; try again later",
         ]
+
+
+async def test_a_read_plugin_hides_in_every_worker(torv_serve: TorvServe) -> None:
+    hide = ROOT / "docs/operating/examples/hide_drafts.py"
+    served = torv_serve(f'{LIMITS}[relay.plugins.read]\ncommand = "{hide}"\nseconds = 30\n', workers=2)
+    author = new_key()
+    async with AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(dial(served.url)) for _ in range(4)]
+        await wires[0].authenticate(author)
+        await wires[0].publish(note(author, "draft", kind=31_234, tags=[["d", "x"]]))
+        await wires[0].publish(note(author, "open"))
+
+        assert len(await wires[0].query({"authors": [author.public]})) == 2
+        for wire in wires[1:]:
+            assert [one["content"] for one in await wire.query({"authors": [author.public]})] == ["open"]
+            assert await wire.count({"authors": [author.public]}) == 1

@@ -17,7 +17,7 @@ from relay.nostr.filter import Filter
 from relay.nostr.nip19 import InvalidEntity, Naddr, Nevent, Note
 from relay.nostr.tags import HEX_64, Address, parse_address, values
 from relay.nostr.work import ID_BITS, difficulty
-from relay.store.api import MAX_SEQ, Seq, Veil
+from relay.store.api import MAX_SEQ, Seq
 
 PATH = "/api/poll/"
 MAX_KEYS_OF_A_SET = 10_000
@@ -74,7 +74,7 @@ class Page:
         id_ = _poll_id(name)
         record = self._desk.record(NAME, TALLY + id_)
         named = Filter(ids=frozenset([id_]), kinds=frozenset([kinds.POLL]))
-        asked = await self._one(named, request.veil, now)
+        asked = await self._one(named, request, now)
         if record is None or asked is None or not (tally := counting.read_tally(record)).is_public:
             raise _Mistake("there is no such poll here", HTTPStatus.NOT_FOUND)
         curation = await self._curation(request)
@@ -86,7 +86,7 @@ class Page:
             authors=frozenset([self._relay_key]),
             tags={"d": frozenset([id_])},
         )
-        signed = await self._one(ended, request.veil, now)
+        signed = await self._one(ended, request, now)
         labels = [label for _, label in polls.parse_poll(asked).options]
         return {
             "id": id_,
@@ -107,10 +107,11 @@ class Page:
             "tally": None if signed is None else signed._asdict(),
         }
 
-    async def _one(self, wanted: Filter, veil: Veil, now: int) -> Event | None:
-        """Return the newest event that matches and that who asks may see."""
-        async for page in self._desk.store.scan(wanted.limited(1), upto=Seq(MAX_SEQ), now=now, veil=veil):
-            for row in page:
+    async def _one(self, wanted: Filter, request: HttpRequest, now: int) -> Event | None:
+        """Return the newest event that matches, if who asks may see it."""
+        scan = self._desk.store.scan(wanted.limited(1), upto=Seq(MAX_SEQ), now=now, veil=request.veil)
+        async for page in scan:
+            for row in await request.sift(page):
                 return row.event()
         return None
 
@@ -126,7 +127,7 @@ class Page:
             authors=frozenset([address.pubkey]),
             tags={"d": frozenset([address.d])},
         )
-        found = await self._one(wanted, request.veil, self._now())
+        found = await self._one(wanted, request, self._now())
         if found is None:
             raise _Mistake("this relay does not have that set", HTTPStatus.NOT_FOUND)
         keys = frozenset(filter(HEX_64, values(found.tags, "p")))
