@@ -3,9 +3,12 @@
 Raises RelayFailed where an answer is missing or wrong: a fast relay that answers wrong is not measured.
 """
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count, repeat
+from multiprocessing.synchronize import Event
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -14,7 +17,7 @@ import orjson
 from benchmarks.questions import Question
 from benchmarks.results import Result
 from benchmarks.server import Relay, RelayFailed, Watch
-from benchmarks.sockets import Loop, Peer, Tally, dialed, frame, payloads
+from benchmarks.sockets import PATIENCE_SECONDS, Loop, Peer, Tally, dialed, frame, payloads
 from relay.nostr.event import parse_event
 from relay.nostr.filter import parse_filter
 
@@ -145,35 +148,56 @@ class Asker:
         self.fill()
 
 
-def query(
-    relay: Relay,
-    questions: Sequence[Question],
-    connections: int,
-    *,
-    asks: int,
-    beside: Sequence[Question] = (),
-) -> Answers:
-    """Ask `asks` times in turn, each connection one question at a time.
-
-    Meanwhile each question `beside` is asked without pause on a connection of its own.
-    """
+def query(relay: Relay, questions: Sequence[Question], connections: int, *, asks: int) -> Answers:
+    """Ask `asks` times in turn, each connection one question at a time."""
     upcoming = iter([(n, questions[n % len(questions)]) for n in range(asks)])
-    with dialed(relay.url, connections) as peers, dialed(relay.url, len(beside)) as others:
+    with dialed(relay.url, connections) as peers:
         askers = {peer: Asker(peer, upcoming) for peer in peers}
-        besides = {
-            peer: Asker(peer, zip(count(), repeat(question)), is_checked=False)
-            for peer, question in zip(others, beside, strict=True)
-        }
-        everybody = askers | besides
         watch = Watch(relay.pid)
-        for asker in everybody.values():
+        for asker in askers.values():
             asker.fill()
-        Loop([*peers, *others]).run(
-            lambda peer, data: everybody[peer].take(data), lambda: all(a.is_done for a in askers.values())
+        Loop(peers).run(
+            lambda peer, data: askers[peer].take(data), lambda: all(a.is_done for a in askers.values())
         )
         spent = watch.stop()
     answered = [one for asker in askers.values() for one in asker.answered]
     return Answers(asks, spent, [one.seconds for one in answered], answered)
+
+
+@contextmanager
+def repeated(relay: Relay, questions: Sequence[Question]) -> Iterator[None]:
+    """Ask each question without pause on a connection of its own; begins when each has had an answer.
+
+    In a process of its own: what it reads keeps nobody here from reading.
+    """
+    processes = multiprocessing.get_context("fork")
+    under_way = processes.Event()
+    process = processes.Process(target=_repeat, args=(relay.url, questions, under_way), daemon=True)
+    process.start()
+    try:
+        if not under_way.wait(PATIENCE_SECONDS):
+            raise RelayFailed("the relay leaves questions unanswered")
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _repeat(url: str, questions: Sequence[Question], under_way: Event) -> None:
+    with dialed(url, len(questions)) as peers:
+        askers = {
+            peer: Asker(peer, zip(count(), repeat(question)), is_checked=False)
+            for peer, question in zip(peers, questions, strict=True)
+        }
+        for asker in askers.values():
+            asker.fill()
+
+        def take(peer: Peer, data: bytes) -> None:
+            askers[peer].take(data)
+            if not under_way.is_set() and all(asker.answered for asker in askers.values()):
+                under_way.set()
+
+        Loop(peers).run(take, lambda: False)
 
 
 def check_is_taken(relay: Relay, question: Question) -> None:

@@ -22,7 +22,7 @@ from relay.net.frames import accepted_frame
 from relay.net.incoming import Broken
 from relay.net.outbox import Outbox
 from relay.net.reconciling import Reconciling
-from relay.net.session import Answer, NotText, Session
+from relay.net.session import Action, Answer, NotText, Session
 from relay.net.websocket import WebSocket
 from relay.nostr.event import PubKey
 from relay.nostr.filter import Filter
@@ -46,14 +46,17 @@ from relay.nostr.messages import (
 )
 from relay.nostr.reasons import Prefix, Refusal, invalid
 from relay.store.api import StoreError
+from relay.store.turns import Account, Turns, client
 
 log = structlog.get_logger(__name__)
 
 SCANS_AT_A_TIME = 4
 """Stored parts that are read for one connection at the same time; further REQs wait their turn."""
 LARGE_BYTES = 16 * 1024
-"""Of the messages beyond this size one is taken at a turn of the event loop, whoever sent it: parsing and
-planning a question with thousands of values takes as long as answering tens of small ones."""
+"""Messages beyond this size are taken in turns: parsing a question with thousands of values takes as long as
+answering several small ones."""
+LARGE_CLIENTS_BYTES = 1024
+"""The same for clients who ask for much."""
 CHUNK_BYTES = 256 * 1024
 """A stored part goes out in writes of about this size, most whole in one."""
 
@@ -73,11 +76,11 @@ class Connection:
     """One client, from the upgrade to the last byte."""
 
     __slots__ = (
+        "_account",
         "_amid_since",
         "_board",
         "_frames",
         "_is_lost",
-        "_large_ones",
         "_last_heard",
         "_last_sent",
         "_moved_at",
@@ -111,13 +114,13 @@ class Connection:
         spawn: Spawn,
         exempt: frozenset[PubKey],
         on_lost: "Callable[[Connection], None]",
-        large_ones: asyncio.Lock,
+        turns: Turns,
         frames: Frames,
     ) -> None:
         """Greet the client, and serve it until it goes or is sent away; then call `on_lost`.
 
         `slot` is the address's place on the board; `spawn` starts tasks that the server owns. `exempt` keys,
-        once proved, are not bound by per-address limits. All connections of a process share `large_ones`, and
+        once proved, are not bound by per-address limits. All connections of a process share `turns`, and
         `frames` with those that agreed on the same compression.
         """
         self.number = number
@@ -129,7 +132,7 @@ class Connection:
         self._board = board
         self._spawn = spawn
         self._on_lost = on_lost
-        self._large_ones = large_ones
+        self._account = Account(turns)
         self._frames = frames
         self._is_lost = False
         events, requests = Rate(limits.events_per_minute), Rate(limits.requests_per_minute)
@@ -196,11 +199,11 @@ class Connection:
         self._last_heard = monotonic()
         if self._stopping:
             return
-        if len(text) > LARGE_BYTES:
+        if len(text) > (LARGE_CLIENTS_BYTES if self._account.is_large else LARGE_BYTES):
             self._take_later(lambda: text)
             return
         try:
-            self._act_on(text)
+            self._act_on(self._session.receive(text, self._relay.now()))
         except NotText:
             raise Broken(CloseCode.INVALID_DATA, "not UTF-8") from None
         if self._has_to_wait:
@@ -301,8 +304,8 @@ class Connection:
         self._board.add(Counter.SUBSCRIPTIONS_TOO_SLOW)
         self._end(subscription, _TOO_SLOW)
 
-    def _act_on(self, text: bytes) -> None:
-        match self._session.receive(text, self._relay.now()):
+    def _act_on(self, action: Action) -> None:
+        match action:
             case Answer(messages, mistake):
                 self._answer(messages, mistake)
             case Publish(event, json):
@@ -310,6 +313,7 @@ class Connection:
                 self._relay.publish(event, json, self.origin, self._answer_event)
             case Req(name, filters):
                 self._board.add(Counter.REQUESTS)
+                self._asks()
                 self._close(name)
                 answer = self._relay.ask(filters, self.origin)
                 if isinstance(answer, Refusal):
@@ -318,6 +322,7 @@ class Connection:
                     self._open(Subscription(name, answer, self))
             case Count(name, filters):
                 self._board.add(Counter.COUNTS)
+                self._asks()
                 answer = self._relay.ask(filters, self.origin, may_search=False)
                 if isinstance(answer, Refusal):
                     self._refuse(name, str(answer))
@@ -327,11 +332,16 @@ class Connection:
                 self._close(name)
             case NegOpen() as message:
                 self._board.add(Counter.REQUESTS)
+                self._asks()
                 self._reconciliations().open(message, self.origin)
             case NegMsg() as message:
                 self._reconciliations().go_on(message)
             case NegClose(name):
                 self._reconciliations().close(name)
+
+    def _asks(self) -> None:
+        client.set(self._account)
+        self._account.asks()
 
     def _reconciliations(self) -> Reconciling:
         # Few connections ever have one.
@@ -375,24 +385,26 @@ class Connection:
         self._spawn(self._take_large(text))
 
     async def _take_large(self, text: Callable[[], bytes]) -> None:
-        # An asyncio lock is fair: clients with much to say take turns.
-        async with self._large_ones:
+        account = self._account
+        try:
+            await account.turns.take(account)
+            heard = account.measure(lambda: self._session.parse(text()))
+            if not isinstance(heard, Answer):
+                # Filing thousands of values takes half as long as reading them.
+                await account.turns.take(account)
+                heard = self._session.judge(heard, self._relay.now())
             if self._is_lost or self._stopping:
                 return
-            try:
-                self._act_on(text())
-            except NotText:
-                self._socket.fail(CloseCode.INVALID_DATA, b"not UTF-8")
-                return
-            except Broken as error:
-                self._socket.fail(error.code, error.reason.encode())
-                return
-            except Exception:
-                log.exception("taking a message failed; closing the connection", connection=self.number)
-                self._socket.fail(CloseCode.INTERNAL_ERROR, b"internal error")
-                return
-            await asyncio.sleep(0)
-        await self._wait()
+            self._act_on(heard)
+        except NotText:
+            self._socket.fail(CloseCode.INVALID_DATA, b"not UTF-8")
+        except Broken as error:
+            self._socket.fail(error.code, error.reason.encode())
+        except Exception:
+            log.exception("taking a message failed; closing the connection", connection=self.number)
+            self._socket.fail(CloseCode.INTERNAL_ERROR, b"internal error")
+        else:
+            await self._wait()
 
     @property
     def _has_to_wait(self) -> bool:

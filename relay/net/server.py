@@ -29,6 +29,7 @@ from relay.net.proxies import Proxies, Visitor
 from relay.net.websocket import CLOSING_SECONDS, Backlog, HandedOver, take_over, upgrade_mistake
 from relay.nostr.event import PubKey
 from relay.store.api import StoreError
+from relay.store.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +90,8 @@ class Server:
         """Who answers which request; None where this relay is alone."""
         self._connections: set[Connection] = set()
         self._nobody_left = asyncio.Event()
-        self._large_ones = asyncio.Lock()
+        self._turns = Turns()
+        """Of all relays that are served together."""
         self._backlog = Backlog()
         self._http_connections: dict[RequestHandler, str] = {}
         """Those that are no WebSockets, in the order in which they came; what their peers are counted as."""
@@ -155,7 +157,7 @@ class Server:
         async with asyncio.TaskGroup() as tasks:
             caring = []
             for server in everyone:
-                server._tasks = tasks
+                server._tasks, server._turns = tasks, self._turns
                 caring.append(tasks.create_task(server._look_after()))
             tls = self._certificates
             listeners = [
@@ -253,7 +255,7 @@ class Server:
             self._spawn,
             self._exempt,
             self._forget,
-            self._large_ones,
+            self._turns,
             PLAIN if agreed is None or self._deflater is None else self._deflater.frames,
         )
         self._connections.add(connection)

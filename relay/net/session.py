@@ -123,8 +123,13 @@ class Session:
 
     def receive(self, data: bytes, now: int) -> Action:
         """Take one text message. Raises NotText; Broken where the client has to go."""
+        message = self.parse(data)
+        return message if isinstance(message, Answer) else self.judge(message, now)
+
+    def parse(self, data: bytes) -> ClientMessage | Answer:
+        """Read one text message, for `judge`; or give the answer to what is none. Raises NotText."""
         try:
-            message = parse_client_message(data)
+            return parse_client_message(data)
         except InvalidMessage as error:
             try:
                 data.decode()
@@ -134,6 +139,9 @@ class Session:
             if isinstance(error.answer, Closed):
                 self.ended(error.answer.subscription)
             return Answer((error.answer,), mistake=True)
+
+    def judge(self, message: ClientMessage, now: int) -> Action:
+        """Say what a message comes to."""
         match message:
             case Publish(event, _):
                 if not self.origin.exempt and not self._allow_event():

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from relay.nostr.event import Event
 from relay.nostr.kinds import MAX_KIND
 from relay.nostr.reasons import Prefix, Refusal, Refused, invalid
-from relay.nostr.tags import HEX_64, indexed
+from relay.nostr.tags import indexed
 
 MAX_TIME = 2**63 - 1
+
+_ID_LENGTH = {64}
+_HEX = b"0123456789abcdef"
 
 
 class InvalidFilter(Refused):
@@ -133,19 +136,20 @@ def _list(key: str, wanted: object) -> list[object]:
 
 
 def _string_set(key: str, wanted: object) -> frozenset[str]:
-    strings = set()
-    for item in _list(key, wanted):
-        if type(item) is not str:
-            raise InvalidFilter(invalid(f"{key} must hold strings"))
+    items = _list(key, wanted)
+    try:
         # Thousands of subscriptions name the same authors: one copy of each serves all.
-        strings.add(sys.intern(item))
+        strings = set(map(sys.intern, items))  # type: ignore[arg-type]  # what is no string raises
+    except TypeError:
+        raise InvalidFilter(invalid(f"{key} must hold strings")) from None
     # Copied from a set it takes half the memory of one that grew.
     return frozenset(strings)
 
 
 def _hex_set(key: str, wanted: object) -> frozenset[str]:
     strings = _string_set(key, wanted)
-    if not all(map(HEX_64, strings)):
+    # All at once: to match thousands one by one took a third of the time of reading them.
+    if strings and (set(map(len, strings)) != _ID_LENGTH or "".join(strings).encode().translate(None, _HEX)):
         raise InvalidFilter(invalid(f"{key} must hold 64 lowercase hex digits each"))
     return strings
 

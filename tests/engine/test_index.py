@@ -20,6 +20,12 @@ class Waiting:
     filters: Sequence[Filter]
 
 
+def groups(index: SubscriptionIndex[Waiting]) -> list[int]:
+    """Return how many subscriptions are filed at each place where there are any."""
+    files = (index._certain, index._possible)
+    return [len(group) for one in files for filed in one._groups.values() for group in filed.values()]
+
+
 ids = st.sampled_from([c * 64 for c in "abc"])
 kinds = st.integers(0, 3)
 values = st.sampled_from(["x", "y", "z", "a" * 64])
@@ -91,7 +97,7 @@ def test_nothing_is_left_behind_when_all_have_gone(subscriptions: list[Waiting])
         index.remove(subscription)
 
     assert len(index) == 0
-    assert (index._certain, index._possible) == ({}, {})
+    assert groups(index) == []
 
 
 @pytest.mark.parametrize(
@@ -109,9 +115,7 @@ def test_a_filter_is_filed_under_one_condition(wanted: Filter) -> None:
 
     index.add(Waiting([wanted]))
 
-    certain = [len(group) for group in index._certain.values()]
-    possible = [len(group) for group in index._possible.values()]
-    assert certain + possible == [1]
+    assert groups(index) == [1]
 
 
 def test_an_event_by_one_of_many_authors_is_found_once() -> None:
@@ -120,3 +124,28 @@ def test_an_event_by_one_of_many_authors_is_found_once() -> None:
     index.add(waiting)
 
     assert index.matching(note(ALICE)) == [waiting]
+
+
+def test_who_comes_under_one_value_of_a_filter_does_not_come_under_the_others() -> None:
+    index: SubscriptionIndex[Waiting] = SubscriptionIndex()
+    both = Waiting([Filter(authors=frozenset({ALICE.public, BOB.public}))])
+    alices = Waiting([Filter(authors=frozenset({ALICE.public}))])
+
+    index.add(both)
+    index.add(alices)
+
+    assert index.matching(note(ALICE)) == [both, alices]
+    assert index.matching(note(BOB)) == [both]
+
+
+def test_who_leaves_one_value_of_two_leaves_the_other_subscription_there() -> None:
+    index: SubscriptionIndex[Waiting] = SubscriptionIndex()
+    both = Waiting([Filter(authors=frozenset({ALICE.public, BOB.public}))])
+    bobs = Waiting([Filter(authors=frozenset({BOB.public}), since=NOW)])
+    for one in (both, bobs):
+        index.add(one)
+
+    index.remove(both)
+
+    assert index.matching(note(ALICE)) == []
+    assert index.matching(note(BOB)) == [bobs]

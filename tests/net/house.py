@@ -30,6 +30,7 @@ from relay.nostr.event import Event, PubKey
 from relay.nostr.keys import SecretKey
 from relay.store.api import Store, Veil
 from relay.store.memory import MemoryStore
+from relay.store.turns import Turns
 from tests.events import Clock, author, event
 
 Filter = Mapping[str, object]
@@ -168,7 +169,7 @@ class Client:
             house.spawn,
             frozenset(map(PubKey, house.config.trust_bridge_keys)),
             house.forget,
-            house.large_ones,
+            house.turns,
             house.deflater.frames if deflates else PLAIN,
         )
         house.clients.append(self)
@@ -328,7 +329,7 @@ class House:
             alone=alone,
         )
         self.clients: list[Client] = []
-        self.large_ones = asyncio.Lock()
+        self.turns = Turns()
         self.deflater = Deflater()
         self.backlog = Backlog()
         self._tasks: set[asyncio.Task[None]] = set()

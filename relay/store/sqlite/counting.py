@@ -5,15 +5,17 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from relay.store.api import Stored
-from relay.store.sqlite.cursors import KEYS_AT_ONCE, Asking, Cursors, Hit, kind_condition
+from relay.store.sqlite.cursors import KEYS_AT_ONCE, Asking, Cursors, Hit
 from relay.store.sqlite.plan import Span
 from relay.store.sqlite.postings import SEQ_BITS, SEQ_MASK
 from relay.store.sqlite.removed import Removed
 from relay.store.sqlite.rows import ROWS_AT_ONCE, Rows
-from relay.store.sqlite.scanning import POSTINGS_AT_ONCE, Question
-from relay.store.sqlite.statements import numbers
+from relay.store.sqlite.scanning import Question
+from relay.store.sqlite.statements import kind_condition, kind_value, numbers
 from relay.store.sqlite.tiers import TIERS
 
+_MATCHED_AT_ONCE = 400
+"""Postings that are compared with what was removed in one slice."""
 _COUNTED_AT_FIRST = 2_048
 _COUNTED_AT_ONCE = 8_192
 """Postings of each tier that one statement counts at most."""
@@ -117,7 +119,7 @@ class Count:
             high=span.high,
             upto=question.upto,
             now=question.now,
-            kinds=numbers(kinds.of) if kinds else "[]",
+            kinds=kind_value(kinds),
             removed=numbers(removed),
         )
         return sum(count for (count,) in counts)
@@ -126,7 +128,7 @@ class Count:
         """Yield what matches, descending by ts; with the rows themselves if they are asked for."""
         question = self._question
         low = question.span.high + 1
-        for hits in self._cursors.hits(question.drive, question.span, POSTINGS_AT_ONCE):
+        for hits in self._cursors.hits(question.drive, question.span, _MATCHED_AT_ONCE):
             kept = [hit for hit in hits if hit[0] & SEQ_MASK <= question.upto]
             if not kept:
                 yield Found(low, [], [])

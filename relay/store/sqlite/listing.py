@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from relay.store.sqlite.cursors import Asking, Cursors, kind_condition
+from relay.store.sqlite.cursors import Asking, Cursors
 from relay.store.sqlite.plan import Keys, Span
 from relay.store.sqlite.postings import SEQ_BITS, SEQ_MASK
 from relay.store.sqlite.rows import ROWS_AT_ONCE, Rows
 from relay.store.sqlite.scanning import POSTINGS_AT_ONCE, Question
-from relay.store.sqlite.statements import numbers
+from relay.store.sqlite.statements import kind_condition, kind_value, numbers
 from relay.store.sqlite.tiers import TIERS
 
 Item = tuple[int, bytes]
@@ -73,7 +73,7 @@ class Listing:
                 high=high,
                 upto=question.upto,
                 now=question.now,
-                kinds=numbers(kinds.of) if kinds else "[]",
+                kinds=kind_value(kinds),
             )
             yield Listed(low >> SEQ_BITS, [item for part in parts for item in _items(part, SEQ_BITS)])
             high = low - 1

@@ -10,15 +10,13 @@ from typing import NamedTuple
 
 from relay.store.sqlite.plan import MOST_MERGED, Kinds, Span
 from relay.store.sqlite.postings import SEQ_BITS, SEQ_MASK
-from relay.store.sqlite.statements import numbers
+from relay.store.sqlite.statements import Value, kind_condition, kind_value
 from relay.store.sqlite.tiers import TIERS
 
 _SIZES = (1, 2, 4, 8, MOST_MERGED)
 """Few sizes, so that each statement is compiled once (the largest takes 6 ms) and then found in the
 connection's cache. A row passes through a merge for each part, three for each hash. Where there are
 fewer hashes the others are NULL, which costs next to nothing."""
-
-Value = int | str | bytes | None
 
 
 class Statements(NamedTuple):
@@ -37,16 +35,17 @@ class Statements(NamedTuple):
 
 def statements(hashes: Sequence[int], kinds: Kinds | None) -> Statements:
     """Return the statements about these hashes' postings of these kinds."""
-    return _statements(_size(hashes), None if kinds is None else kinds.excluded)
+    if kinds is None:
+        return _statements(_size(hashes), "")
+    return _statements(_size(hashes), kind_condition(kinds, "?6"))
 
 
 def parameters(
     hashes: Sequence[int], kinds: Kinds | None, span: Span, most: int, upto: int = 0, now: int = 0
 ) -> tuple[Value, ...]:
     """Return the parameters; `upto` and `now` are for `rows` alone. A `most` of -1 is no bound."""
-    listed = None if kinds is None else numbers(kinds.of)
     padding = (None,) * (_size(hashes) - len(hashes))
-    return (span.low, span.high, most, upto, now, listed, *hashes, *padding)
+    return (span.low, span.high, most, upto, now, kind_value(kinds), *hashes, *padding)
 
 
 def _size(hashes: Sequence[int]) -> int:
@@ -54,13 +53,10 @@ def _size(hashes: Sequence[int]) -> int:
 
 
 @cache
-def _statements(size: int, excluded: bool | None) -> Statements:
-    condition = ""
-    if excluded is not None:
-        condition = f" AND kind {'NOT ' * excluded}IN (SELECT value FROM json_each(?6))"
+def _statements(size: int, condition: str) -> Statements:
     parts = [(tier, f"h = ?{7 + n} AND ts BETWEEN ?1 AND ?2") for n in range(size) for tier in TIERS]
     merged = " UNION ALL ".join(
-        f"SELECT ts, kind FROM {tier} WHERE {wanted}{condition}" for tier, wanted in parts
+        f"SELECT ts, kind FROM {tier} WHERE {wanted} {condition}" for tier, wanted in parts
     )
     merged += " ORDER BY ts DESC"
     floors = ", ".join(

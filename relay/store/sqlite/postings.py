@@ -4,6 +4,7 @@ Pure Python. `prepare` runs where the event was verified, possibly in another pr
 writer: a Prepared is a plain tuple of what `marshal` knows, and everything the writer needs.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from struct import pack, unpack
@@ -102,6 +103,11 @@ class Hashes:
         """Return the hash of an author's events of one kind."""
         # The exclusive or of two secret hashes is as good as a third one, and is not computed anew.
         return self.author(pubkey) ^ self._kind_of_author(kind)
+
+    def pairs(self, authors: Iterable[int], kinds: Iterable[int]) -> list[int]:
+        """Return the hashes of these authors' events of these kinds, given as hashes of theirs."""
+        mixed = list(map(self._kind_of_author, kinds))
+        return [author ^ kind for author in authors for kind in mixed]
 
     def tag(self, letter: str, value: str) -> int:
         """Return the hash of a tag as filters ask for it."""

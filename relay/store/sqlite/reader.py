@@ -4,16 +4,17 @@ Every generator here gives a page, perhaps an empty one, after each statement: n
 outlives a slice, and between two slices others get their turn.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from relay.nostr.event import EventId
+from relay.nostr.event import MAX_CREATED_AT, EventId
 from relay.nostr.filter import Filter
 from relay.store.api import Seq, Stored
 from relay.store.sqlite.counting import Count, Found
 from relay.store.sqlite.cursors import KEYS_AT_ONCE, Asking, Cursors
 from relay.store.sqlite.listing import Listed, Listing
-from relay.store.sqlite.plan import Drive, Keys, Kinds, Span, cheapest, drives, recent_rows, span_of
+from relay.store.sqlite.plan import Drive, Keys, Kinds, Span, cheapest, drives, hashed, recent_rows, span_of
 from relay.store.sqlite.postings import MAX_TS, SEQ_MASK, Hashes
 from relay.store.sqlite.records import RecordReading
 from relay.store.sqlite.removed import Removed
@@ -22,6 +23,8 @@ from relay.store.sqlite.scanning import Page, Question, Scan
 from relay.store.sqlite.schema import failures_as_store_errors, hash_key, open_for_reading
 
 _CACHE_MIB = 32
+
+_T = TypeVar("_T")
 
 
 class SqliteReader:
@@ -79,8 +82,8 @@ class SqliteReader:
         if wanted.is_empty or wanted.limit == 0:
             return
         kinds = None if wanted.kinds is None else Kinds(wanted.kinds)
-        recent = recent_rows(wanted, kinds, self._hashes)
-        question = self._plan(wanted, kinds, upto, now, self._cursors.share, recent)
+        nothing: Page = []
+        question = yield from self._plan(wanted, kinds, upto, now, nothing, ends_early=True)
         yield from Scan(question, self._cursors, self._rows).newest_first()
 
     def count(self, wanted: Filter, kinds: Kinds | None, *, upto: Seq, now: int) -> Iterator[int]:
@@ -88,7 +91,7 @@ class SqliteReader:
 
         `kinds` stands for the filter's own condition.
         """
-        question = self._plan(wanted, self._needed(kinds), upto, now)
+        question = yield from self._plan(wanted, self._needed(kinds), upto, now, 0)
         yield from Count(question, self._ask, self._removed, self._cursors, self._rows).numbers()
 
     def matches(
@@ -98,7 +101,7 @@ class SqliteReader:
 
         `kinds` stands for the filter's own condition.
         """
-        question = self._plan(wanted, kinds, upto, now)
+        question = yield from self._plan(wanted, kinds, upto, now, Found(2**63 - 1, [], []))
         yield from Count(question, self._ask, self._removed, self._cursors, self._rows).matches(
             with_rows=with_rows
         )
@@ -108,7 +111,7 @@ class SqliteReader:
 
         `kinds` stands for the filter's own condition.
         """
-        question = self._plan(wanted, kinds, upto, now)
+        question = yield from self._plan(wanted, kinds, upto, now, Listed(MAX_CREATED_AT, []))
         yield from Listing(question, self._ask, self._cursors, self._rows).slices()
 
     def _needed(self, kinds: Kinds | None) -> Kinds | None:
@@ -124,10 +127,20 @@ class SqliteReader:
         kinds: Kinds | None,
         upto: Seq,
         now: int,
-        share: Callable[[frozenset[int]], float] | None = None,
-        recent: Drive | None = None,
-    ) -> Question:
+        nothing: _T,
+        *,
+        ends_early: bool = False,
+    ) -> Generator[_T, None, Question]:
+        """Choose how to answer, in steps with `nothing` between them.
+
+        `ends_early` says that not all of the answer may be read.
+        """
         span = span_of(wanted)
-        options = drives(wanted, kinds, self._hashes, share)
-        drive = cheapest(options, lambda drive: self._cursors.estimate(drive.hashes, span))
+        of = yield from hashed(wanted, kinds, self._hashes, nothing)
+        share = self._cursors.share if ends_early else None
+        options = drives(wanted, kinds, self._hashes, of, share)
+        drive = yield from cheapest(
+            options, lambda drive: self._cursors.estimate(drive.hashes, span), nothing
+        )
+        recent = recent_rows(wanted, kinds, self._hashes, of) if ends_early else None
         return Question(wanted, drive, span, upto, now, recent)

@@ -3,14 +3,13 @@
 `SqliteStore` and the stores of worker processes share it. Veils are asked on the event loop.
 """
 
-import asyncio
 import operator
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import TypeVar
 
 from relay.nostr.event import EventId, decode
@@ -22,52 +21,23 @@ from relay.store.sqlite.plan import Kinds
 from relay.store.sqlite.postings import AUTHOR, SEQ_BITS
 from relay.store.sqlite.reader import SqliteReader
 from relay.store.sqlite.rows import kind_of
+from relay.store.turns import Account, Turns, client
 
 _T = TypeVar("_T")
-
-_SHORT_SLICES = 4
-"""Most questions are answered within so many slices; what takes more is a long one."""
-_TURN_SECONDS = 0.002
-"""After so long a question gives way to others, if only at the end of a slice."""
-
-
-class _Turns:
-    """The turns of one question's slices; those of long questions queue up."""
-
-    __slots__ = ("_began", "_long_ones", "_taken")
-
-    def __init__(self, long_ones: asyncio.Lock) -> None:
-        self._long_ones = long_ones
-        self._taken = 0
-        self._began = perf_counter()
-
-    async def next(self, slices: Iterator[_T]) -> _T | None:
-        """Return the next slice, or None behind the last one."""
-        if self._taken < _SHORT_SLICES:
-            self._taken += 1
-            if self._taken > 1 and perf_counter() - self._began > _TURN_SECONDS:
-                await asyncio.sleep(0)
-                self._began = perf_counter()
-            return next(slices, None)
-        # An asyncio lock is fair: the long questions take turns.
-        async with self._long_ones:
-            found = next(slices, None)
-            await asyncio.sleep(0)
-        return found
 
 
 class Reading:
     """`known`, `scan`, `count`, `head` and `log` of the `Store` contract, for one database.
 
     Slices run on the event loop itself: handing each to a thread and its answer back cost as much
-    CPU as the slices (docs/decisions/0002). A slice is bounded, and between two of them the loop
-    serves everybody else; of the questions that need many, one has a slice at each turn of the loop.
+    CPU as the slices (docs/decisions/0002). A slice is bounded, and `Turns` says whose is next.
     """
 
     def __init__(self, path: Path) -> None:
         """The database must exist (its writer makes it). Raises StoreTooNew, StoreError."""
         self._reader = SqliteReader(path)
-        self._long_ones = asyncio.Lock()
+        self._own = Account(Turns())
+        """Of questions that no client asks."""
 
     @property
     def key(self) -> bytes:
@@ -75,9 +45,13 @@ class Reading:
         return self._reader.key
 
     async def _in_turns(self, slices: Iterator[_T]) -> AsyncGenerator[_T, None]:
-        """Yield a question's slices, giving others a turn between them."""
-        turns = _Turns(self._long_ones)
-        while (found := await turns.next(slices)) is not None:
+        """Yield a question's slices, each in its turn."""
+        account, step = client.get(self._own), partial(next, slices, None)
+        while True:
+            await account.turns.take(account)
+            found = account.measure(step)
+            if found is None:
+                return
             yield found
 
     async def known(self, ids: Sequence[EventId]) -> set[EventId]:
@@ -111,8 +85,12 @@ class Reading:
             veil = None
         slices = self._reader.scan(wanted, upto=upto, now=now)
         # Not one generator in another: what is asked most is answered in a tenth of a millisecond.
-        turns = _Turns(self._long_ones)
-        while (page := await turns.next(slices)) is not None:
+        account, step = client.get(self._own), partial(next, slices, None)
+        while True:
+            await account.turns.take(account)
+            page = account.measure(step)
+            if page is None:
+                return
             rows = page if veil is None else _visible(page, veil)
             if left is None:
                 yield rows

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from relay.store.api import Seq, Stored
 from relay.store.sqlite.cursors import Asking, Hit
-from relay.store.sqlite.merging import Value, parameters, statements
+from relay.store.sqlite.merging import parameters, statements
 from relay.store.sqlite.plan import Drive, Span
 from relay.store.sqlite.postings import SEQ_BITS, SEQ_MASK
-from relay.store.sqlite.statements import numbers
+from relay.store.sqlite.statements import Value, numbers
 from relay.store.sqlite.tiers import TIERS
 
 ROWS_AT_ONCE = 128

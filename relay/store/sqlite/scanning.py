@@ -26,8 +26,9 @@ _FLOOD = 128
 _IDS_AT_ONCE = 8_192
 _MOST_ROWS = 512
 """Rows of one slice; their bytes are bounded too."""
+_PARSED_AT_ONCE = 64
 _FIRST_WALK = 1_024
-_LONGEST_WALK = 16_384
+_LONGEST_WALK = 4_096
 """Postings looked through in a slice that finds little."""
 _ROWS_FOR_A_HASH = 4
 """So many rows are read in the time that it takes to look up a hash in a window of time."""
@@ -165,7 +166,7 @@ class Scan:
         if not is_exact:
             left = left * read // kept + left // 8 if kept else max(64, 2 * left)
         # Where rows must be parsed, each costs ten times as much.
-        most = ROWS_AT_ONCE if not is_exact and self._question.wanted.tags else _MOST_ROWS
+        most = _PARSED_AT_ONCE if not is_exact and self._question.wanted.tags else _MOST_ROWS
         # One more, to end with a whole second.
         return min(left + 1, most)
 
