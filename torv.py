@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from pydantic import Field, ValidationError, model_validator
@@ -24,6 +25,9 @@ from relay.settings import (
     load,
     variable,
 )
+
+if TYPE_CHECKING:
+    from relay.net.handover import Inheritance
 
 SHORT_NAMES = {
     "TORV_HOST": "relay.host",
@@ -152,6 +156,7 @@ def main(context: click.Context) -> None:
 @click.option("--data", type=click.Path(path_type=Path), help="The folder of databases [default: data].")
 @click.option("--workers", type=int, help="Worker processes; 0: one per core [default: 0].")
 @click.option("--check-config", is_flag=True, help="Only say whether the configuration is right.")
+@click.option("--take-over-fd", type=int, hidden=True)
 def serve(
     config: Path | None,
     host: str | None,
@@ -159,6 +164,7 @@ def serve(
     data: Path | None,
     workers: int | None,
     check_config: bool,
+    take_over_fd: int | None,
 ) -> None:
     """Run the relay, and the bridge if it is configured.
 
@@ -166,10 +172,42 @@ def serve(
     (TORV_RELAY__LIMITS__MAX_FILTERS=30), and that over the file.
     """
     overrides = {"data": data, "relay.host": host, "relay.port": port, "relay.workers": workers}
+    if take_over_fd is not None:
+        _take_over(config, overrides, take_over_fd)
     loaded = load_config(config, overrides)
     if check_config:
         _report(loaded)
         return
+    from relay.net.workers import CannotStart
+
+    try:
+        sys.exit(_serve(loaded, config, overrides))
+    except CannotStart as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _take_over(config: Path | None, overrides: Mapping[str, object], fd: int) -> NoReturn:
+    """Be the successor of the process at the other end of the line."""
+    from relay.net.handover import Inheritance
+    from relay.net.workers import CannotStart
+
+    inheritance = Inheritance.read(fd)
+    try:
+        loaded = read_config(config, overrides)
+        start_logging(loaded.log)
+        sys.exit(_serve(loaded, config, overrides, inheritance))
+    except (ConfigError, CannotStart) as error:
+        # The other one logs it, and goes on.
+        inheritance.say("failed", why=str(error))
+        sys.exit(1)
+
+
+def _serve(
+    loaded: TorvConfig,
+    config: Path | None,
+    overrides: Mapping[str, object],
+    inheritance: "Inheritance | None" = None,
+) -> int:
     # Imported here: `--check-config` needs none of it.
     from relay.app import Wanted
     from relay.app import serve as serve_relays
@@ -190,17 +228,13 @@ def serve(
             raise CannotStart(error.message) from error
         return Wanted((first, *further), read.log, read)
 
-    try:
-        sys.exit(
-            serve_relays(
-                wanted(loaded),
-                lambda: wanted(read_config(config, overrides)),
-                extra,
-                announce=click.echo,
-            )
-        )
-    except CannotStart as error:
-        raise click.ClickException(str(error)) from error
+    return serve_relays(
+        wanted(loaded),
+        lambda: wanted(read_config(config, overrides)),
+        extra,
+        announce=click.echo,
+        inheritance=inheritance,
+    )
 
 
 def _report(config: TorvConfig) -> None:

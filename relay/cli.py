@@ -11,6 +11,7 @@ COMMANDS = {
     "export": "relay.commands.exporting:export",
     "import": "relay.commands.importing:import_",
     "reload": "relay.commands.running:reload",
+    "restart": "relay.commands.running:restart",
     "restore": "relay.commands.restoring:restore",
     "router": "relay.commands.routing:router",
     "sync": "relay.commands.syncing:sync",

@@ -360,6 +360,13 @@ class TimeoutsConfig(Table):
         10, gt=0, description="A socket that takes nothing of what is due to it for so long is cut."
     )
     drain_seconds: float = Field(10, gt=0, description="On SIGTERM: to finish what was begun.")
+    restart_seconds: float = Field(
+        5,
+        ge=0,
+        le=3_600,
+        description="On `torv relay restart`: over how long clients are told to connect anew, so that they "
+        "do not all come at once; 0: at once.",
+    )
 
 
 class TlsConfig(Table):

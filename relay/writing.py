@@ -15,6 +15,8 @@ from relay.config import RelayConfig, RelaysConfig, Site
 from relay.logs import start_logging
 from relay.net.orders import follow_orders
 from relay.store.api import StoreError, Table
+from relay.store.link.frames import PROTOCOL
+from relay.store.sqlite.schema import MIGRATIONS
 from relay.store.writer_process import run_until_terminated
 
 
@@ -22,6 +24,10 @@ class Adopts(Protocol):
     """The running writer."""
 
     async def adopt(self, tables: tuple[Table, ...]) -> None: ...
+
+
+SPEAKS = repr((PROTOCOL, MIGRATIONS))
+"""Processes of different versions of Torv can work on one database together if this is equal."""
 
 
 def write(config: RelaysConfig, number: int, orders: socket.socket, ready: Callable[[], None]) -> None:

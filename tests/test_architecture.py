@@ -147,6 +147,7 @@ def test_only_the_programs_choose_a_store() -> None:
         "relay.search",
         "relay.mirror",
         "relay.worker",
+        "relay.writing",
         "relay.commands",
         "torv",
     }

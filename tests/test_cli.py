@@ -141,6 +141,17 @@ def test_a_port_in_use_is_an_error_that_says_so(tmp_path: Path) -> None:
     )
 
 
+def test_a_part_that_cannot_start_is_an_error_that_names_it(tmp_path: Path) -> None:
+    # The writer cannot listen.
+    (tmp_path / "writer.sock.new").mkdir(parents=True)
+
+    ended = torv("serve", "--port", "0", "--data", tmp_path, "--workers", "1")
+
+    assert ended.returncode == 1
+    assert ended.stderr.decode().splitlines()[-1] == "Error: the writer process stopped with exit code 1"
+    assert b"Traceback" not in ended.stderr
+
+
 @pytest.mark.xdist_group("relay")
 def test_without_any_configuration_it_serves_and_says_where(tmp_path: Path) -> None:
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`torv relay reload`: what the running relay is told to do."""
+"""`torv relay reload|restart`: what the running relay is told to do."""
 
 import sys
 from pathlib import Path
@@ -15,6 +15,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 RELOAD_SECONDS = 120.0
 """Longer than all processes may take."""
+RESTART_SECONDS = 300.0
 
 
 @click.command("reload")
@@ -47,6 +48,30 @@ def reload(context: click.Context, config: Path | None, data: Path | None, as_js
     for why in told["failed"]:
         click.echo(f"started anew: {why}", err=True)
     sys.exit(1 if told["failed"] else 0)
+
+
+@click.command("restart")
+@config_option
+@folder_option
+@json_option
+@click.pass_context
+def restart(context: click.Context, config: Path | None, data: Path | None, as_json: bool) -> None:
+    """Have the program, as it is installed and configured now, take the running one's place.
+
+    No connection is refused meanwhile and nothing that was answered with OK is lost. Clients of the old
+    workers are told to connect anew, over `relay.timeouts.restart_seconds`.
+
+    Ends with 0 if the new program serves; with 1 if it could not start, and the old one goes on, or if none
+    runs.
+    """
+    told = _ask(load_for(context, config, data).data, "restart", RESTART_SECONDS)
+    if as_json:
+        click.echo(orjson.dumps(told))
+    elif not told["why"]:
+        click.echo("the new program serves")
+    if told["why"]:
+        click.echo(f"{told['why']}\nthe relay goes on as before", err=True)
+        sys.exit(1)
 
 
 def _ask(data: Path, order: str, seconds: float) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import structlog
 
+from relay.net.workers import CannotStart
 from relay.store.private_sockets import listen, socket_address
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,10 @@ class NobodyAnswers(Exception):
 
 @asynccontextmanager
 async def taking_orders(path: Path, carry_out: CarryOut) -> AsyncIterator[None]:
-    """Take orders on a socket of this name, in place of what an earlier process has left there."""
+    """Take orders on a socket of this name, in place of what an earlier process has left there.
+
+    Raises CannotStart.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -54,7 +58,10 @@ async def taking_orders(path: Path, carry_out: CarryOut) -> AsyncIterator[None]:
         finally:
             writer.close()
 
-    listening = listen(path)
+    try:
+        listening = listen(path)
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {path}: {error.strerror}") from error
     inode = os.stat(path).st_ino
     server = await asyncio.start_unix_server(serve, sock=listening)
     try:

@@ -372,7 +372,7 @@ class Server:
         while leaving and self._connections:
             await asyncio.sleep(min(GOODBYE_PAUSE_SECONDS, seconds))
             due = count * min(1.0, (monotonic() - began) / seconds)
-            while leaving and count - len(leaving) < due:
+            while leaving and count - len(leaving) + 1 <= due:
                 connection = leaving.popleft()
                 connection.pause()
                 paused.append(connection)

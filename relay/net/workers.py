@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 import structlog
 
@@ -79,15 +80,24 @@ def bind(host: str, port: int, count: int) -> list[socket.socket]:
         where = probe.getsockname()
     finally:
         probe.close()
-    bound = []
-    for _ in range(count):
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listening.setblocking(False)
-        listening.bind(where)
-        bound.append(listening)
-    return bound
+    return [_sharing(family, where) for _ in range(count)]
+
+
+def bind_beside(bound: socket.socket, count: int) -> list[socket.socket]:
+    """Bind so many more sockets to the address of one that this user has bound. Raises CannotStart."""
+    try:
+        return [_sharing(bound.family, bound.getsockname()) for _ in range(count)]
+    except OSError as error:
+        raise CannotStart(f"cannot listen with more workers: {error.strerror}") from error
+
+
+def _sharing(family: int, where: Any) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.setblocking(False)
+    listening.bind(where)
+    return listening
 
 
 class Supervisor:
@@ -184,8 +194,24 @@ class Supervisor:
             os.close(reading)
 
     def begin_held(self, name: str) -> None:
-        """Do not start a program until it is released; call it before `run`."""
+        """Do not start a program, nor start it anew when it ends, until it is released."""
         self._held[name] = asyncio.Event()
+
+    def is_held(self, name: str) -> bool:
+        """Say whether a program waits to be released."""
+        return name in self._held
+
+    async def let_go(self, name: str, seconds: float) -> None:
+        """Wait until a program that is held ends, as it was told to; stop it when that takes too long."""
+        program = next(one for group in self._groups for one in group if one.name == name)
+        process = self._running.get(name)
+        if process is None or process.returncode is not None:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await process.wait()
+        except TimeoutError:
+            await self._end_gently(program, process)
 
     async def hold(self, name: str) -> None:
         """Stop a program, in its time, until it is released; the others run on."""
