@@ -7,39 +7,33 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
-import orjson
 
 from relay.commands.opening import data_option, load_for
+from relay.commands.results import Failed, ends_with, json_option, print_result
 from relay.net.streams import read_status
 from relay.settings import config_option
 
 _HEADER = ("STREAM", "PARTNER", "STATE", "RECEIVED", "SENT", "REFUSED", "LAG", "COMPARED")
 
 
+@ends_with("all partners are connected", "one is not, or no router runs")
 @click.command("router")
 @config_option
 @data_option
 @click.option("--status", is_flag=True, help="Show how the streams are doing; that is what happens anyway.")
-@click.option("--json", "as_json", is_flag=True, help="Print all that is known as one JSON object.")
+@json_option
 @click.pass_context
 def router(
     context: click.Context, config: Path | None, data: Path | None, status: bool, as_json: bool
 ) -> None:
-    """Show how the streams of [relay.router] are doing, as the running relay last told.
-
-    Ends with status 1 where a partner is not connected, or the router does not run.
-    """
+    """Show how the streams of [relay.router] are doing, as the running relay last told."""
     loaded = load_for(context, config, data)
     now = time.time()
     found = read_status(loaded.data, now)
     if found is None:
-        raise click.ClickException("no router runs: there is no [relay.router.NAME], or the relay is stopped")
+        raise Failed("no router runs: there is no [relay.router.NAME], or the relay is stopped")
     links = cast(list[dict[str, Any]], found["links"])
-    if as_json:
-        click.echo(orjson.dumps(found))
-    else:
-        for line in _table(links, now):
-            click.echo(line)
+    print_result(as_json, found, _table(links, now))
     sys.exit(0 if all(link["connected"] for link in links) else 1)
 
 

@@ -11,6 +11,7 @@ import orjson
 
 from relay.assembly import KEY, CannotRead, read_key, read_secret
 from relay.commands.opening import Configuration, data_option, load_for, opened_relay, stop_on_signals
+from relay.commands.results import Failed, ends_with, json_option, print_result
 from relay.net.workers import CannotStart
 from relay.nostr.event import PubKey
 from relay.nostr.filter import Filter, InvalidFilter, parse_filter
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 MARKS = "syncs.json"
 
 
+@ends_with(
+    "all that could move has moved", "it did not come to its end, or the other relay did not keep its word"
+)
 @click.command("sync")
 @click.argument("url")
 @config_option
@@ -51,7 +55,7 @@ MARKS = "syncs.json"
     help="What it sends has passed rules like ours: age, work, members and plugins do not hold it up.",
 )
 @click.option("--dry-run", is_flag=True, help="Only compare: say how many events would move.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@json_option
 @click.pass_context
 def sync(
     context: click.Context,
@@ -70,17 +74,11 @@ def sync(
     The other one needs no NIP-77, but with it only differences travel. Every event is verified and judged by
     this relay's rules. Letters, protected events, events of groups that are not open and what this relay says
     of itself never leave, whatever the filter says. The relay may be running meanwhile.
-
-    Ends with status 1 if it did not come to its end, or the other relay did not keep its word.
     """
     filters = [_filter(text) for text in texts] or [Filter()]
     loaded = load_for(context, config, data)
     report = asyncio.run(_guarded(loaded, url, direction, filters, key, trusted, dry_run))
-    if as_json:
-        click.echo(orjson.dumps(report.as_values()))
-    else:
-        for line in report.lines(dry_run=dry_run):
-            click.echo(line)
+    print_result(as_json, report.as_values(), report.lines(dry_run=dry_run))
     sys.exit(0 if report.is_fine else 1)
 
 
@@ -107,7 +105,7 @@ async def _guarded(
         signer = None if key is None else read_secret(key)
         return await _sync(config, url, direction, filters, signer, trusted, dry_run)
     except (StoreError, CannotStart, CannotRead) as error:
-        raise click.ClickException(str(error)) from error
+        raise Failed(str(error)) from error
 
 
 async def _sync(
@@ -136,7 +134,7 @@ async def _sync(
         if way.is_up:
             for wanted in filters:
                 if isinstance(refusal := house.door.narrow(wanted), Refusal):
-                    raise click.ClickException(f"nothing of this may leave: {refusal.text}")
+                    raise Failed(f"nothing of this may leave: {refusal.text}")
         with meter("sync", None) as shown:
             marks = Marks(config.data / MARKS, now=relay.now)
             running = Sync(house, partner, way, marks, dry_run=dry_run, on_progress=shown.show)

@@ -10,6 +10,7 @@ from relay.features.groups.vocabulary import MANAGEMENT, NOTICES
 from relay.features.management.notices import MEMBER_ADDED, MEMBER_REMOVED, MEMBERS, ROLE_DEFINITION
 from relay.features.nip40 import has_expired
 from relay.features.nip62 import ALL_RELAYS
+from relay.features.nip70 import refuse_embedded_protected
 from relay.nostr import kinds
 from relay.nostr.event import Event, PubKey
 from relay.nostr.filter import Filter
@@ -33,6 +34,8 @@ PRIVATE = frozenset(
     }
 )
 """Letters. Their senders chose the relays that get them, and no setting opens the door for them."""
+
+_REPOSTS = frozenset({kinds.REPOST, kinds.GENERIC_REPOST})
 
 OF_RELAYS = NOTICES | {MEMBER_ADDED, MEMBER_REMOVED, MEMBERS, ROLE_DEFINITION}
 """What relays say about themselves: true on that relay only."""
@@ -95,6 +98,8 @@ class Door:
             return "ephemeral"
         if any(tag and tag[0] == "-" for tag in event.tags):
             return "protected by their authors (NIP-70)"
+        if event.kind in _REPOSTS and refuse_embedded_protected(event, ANONYMOUS, 0) is not None:
+            return "carrying what its author protected (NIP-70)"
         if event.pubkey == self._key or event.kind in OF_RELAYS:
             return "what a relay says of itself"
         if has_expired(event, self._relay.now()):

@@ -158,7 +158,7 @@ class Exchange:
                 return await self._reconcile(window, items)
             except Unsupported as error:
                 self._report.by_paging = error.text
-            except Rejected as error:
+            except _Declined as error:
                 middle = _middle(window, items) if _TOO_MUCH(error.text) else None
                 if middle is not None and self._splits < _SPLITS:
                     return await self._halve(window, items, middle)
@@ -206,13 +206,16 @@ class Exchange:
         have: list[str] = []
         need: list[str] = []
         vector = await asyncio.to_thread(Vector.of, items)
-        async with aclosing(self._client.reconcile(window, vector)) as told:
-            async for each in told:
-                have += (id_.hex() for id_ in each.have)
-                need += (id_.hex() for id_ in each.need)
-                self._on_progress()
-                if len(need) >= _CLAIMS_AT_ONCE:
-                    return have, need, False
+        try:
+            async with aclosing(self._client.reconcile(window, vector)) as told:
+                async for each in told:
+                    have += (id_.hex() for id_ in each.have)
+                    need += (id_.hex() for id_ in each.need)
+                    self._on_progress()
+                    if len(need) >= _CLAIMS_AT_ONCE:
+                        return have, need, False
+        except Rejected as error:
+            raise _Declined(error.text) from error
         return have, need, True
 
     async def _check_kept(self, window: Filter, taken: Iterable[str]) -> None:
@@ -234,7 +237,7 @@ class Exchange:
         asked = [event.id for event in ours if self._door.withheld(event) is None][:_LOOKED_AT]
         if not asked:
             return
-        found = await self._patiently(self._client.fetch([Filter(ids=frozenset(asked))]))
+        found = await self._fetched(asked)
         # What was removed here meanwhile was removed there too, perhaps.
         there = {event.id for event in found}
         self._report.not_had += len(await self._store.known([id_ for id_ in asked if id_ not in there]))
@@ -265,7 +268,7 @@ class Exchange:
     async def _fetch(self, window: Filter, ids: Sequence[str]) -> None:
         left = set(ids)
         while left:
-            found = await self._patiently(self._client.fetch([Filter(ids=frozenset(left))], most=len(left)))
+            found = await self._fetched(left)
             left.difference_update(event.id for event in found)
             wanted = [event for event in found if window.matches(event)]
             if len(wanted) < len(found):
@@ -274,6 +277,19 @@ class Exchange:
             if not found:
                 break
         self._report.not_given += len(left)
+
+    async def _fetched(self, ids: Iterable[str]) -> list[Event]:
+        wanted = [Filter(ids=frozenset(ids))]
+        pauses = iter(self._pauses())
+        attempts = _ATTEMPTS
+        while True:
+            try:
+                return await self._patiently(self._client.fetch(wanted))
+            except Rejected as error:
+                attempts -= 1
+                if not (error.is_temporary and attempts):
+                    raise
+            await asyncio.sleep(next(pauses))
 
     async def take(self, events: Sequence[Event]) -> None:
         """Take events of the partner, by this relay's rules."""
@@ -422,6 +438,14 @@ class Exchange:
                 return await answer
         except TimeoutError:
             raise Unreachable(self._client.url, f"no whole answer within {ANSWER_SECONDS:g} s") from None
+
+
+class _Declined(Exception):
+    """The partner does not compare this set."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
 
 
 class _TooMuch(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from relay.client import Misbehaved, Rejected, Unreachable, backoff
+from relay.client import Rejected, RelayFailure, Unreachable, backoff
 from relay.mirror.exchange import Acquaintance, Direction, Exchange
 from relay.mirror.house import House, Partner
 from relay.mirror.report import Report
@@ -150,10 +150,13 @@ class Sync:
                         return await exchange.run(replace(wanted, until=until))
                     finally:
                         report.note_broken(client.discards)
-            except (Misbehaved, Rejected) as error:
-                report.failure = str(error)
-                return
-            except Unreachable as error:
+            except RelayFailure as error:
+                is_passing = isinstance(error, Unreachable) or (
+                    isinstance(error, Rejected) and error.is_temporary
+                )
+                if not is_passing:
+                    report.failure = str(error)
+                    return
                 if report.has_moved > moved or until != at:
                     vain, pauses = 0, self._pauses()
                 vain += 1

@@ -6,7 +6,7 @@ import pytest
 
 from relay.features.groups.vocabulary import CREATE_GROUP, EDIT_METADATA
 from relay.mirror.door import PRIVATE
-from relay.nostr.event import Event
+from relay.nostr.event import Event, encode
 from relay.nostr.filter import Filter
 from relay.nostr.reasons import Refusal
 from tests.events import ALICE, BOB, NOW, event, note
@@ -19,6 +19,7 @@ LEAVING: dict[str, Event] = {
     "a deletion": event(ALICE, 5, tags=[["e", "ab" * 32]]),
     "what will expire": note(ALICE, tags=[["expiration", str(NOW + 60)]]),
     "a request to vanish from everywhere": event(ALICE, 62, tags=[["relay", "ALL_RELAYS"]]),
+    "a repost": event(BOB, 6, encode(note(ALICE)).decode(), tags=[["e", "ab" * 32]]),
     "a vote": event(ALICE, 1018, tags=[["e", "ab" * 32], ["response", "yes"]]),
 }
 STAYING: dict[str, Event] = {
@@ -31,6 +32,9 @@ STAYING: dict[str, Event] = {
     "an ephemeral gift wrap": event(ALICE, 21059, tags=TO_BOB),
     "a protected note": note(ALICE, tags=[["-"]]),
     "a protected note, with more in the tag": note(ALICE, tags=[["t", "x"], ["-", "please"]]),
+    "a repost that carries a protected note": event(
+        BOB, 6, encode(note(ALICE, tags=[["-"]])).decode(), tags=[["e", "ab" * 32]]
+    ),
     "an ephemeral event": event(ALICE, 20_001),
     "what has expired": note(ALICE, tags=[["expiration", str(NOW)]]),
     "a group's metadata": event(BOB, 39_000, tags=[["d", "square"]]),

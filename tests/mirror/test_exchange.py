@@ -15,6 +15,7 @@ from relay.nostr.event import Event
 from relay.nostr.filter import Filter
 from relay.nostr.messages import (
     ClientMessage,
+    Closed,
     Delivered,
     Eose,
     NegMsg,
@@ -159,6 +160,28 @@ async def test_what_is_put_off_is_sent_again() -> None:
         relay.left = 1_000
         report = await exchange(house, relay.url, Direction.UP)
         assert (report.sent, report.given_up, report.left_there, report.is_fine) == (0, 1, 1, False)
+
+
+async def test_a_question_that_is_put_off_is_asked_again_and_does_not_end_the_reconciling() -> None:
+    class Busy(SmallRelay):
+        left = 3
+
+        async def answer(self, connection: ServerConnection, message: ClientMessage, refusal: str) -> None:
+            if isinstance(message, Req) and self.left:
+                self.left -= 1
+                await say(connection, Closed(message.subscription, "rate-limited: slow down"))
+            else:
+                await super().answer(connection, message, refusal)
+
+    house = house_of()
+    async with Busy([theirs := note(BOB)]) as relay:
+        report = await exchange(house, relay.url)
+        assert (report.received, report.by_paging, report.is_fine) == (1, None, True)
+        assert await held(house) == {theirs.id}
+        relay.left = 1_000
+        relay.events.append(note(ALICE))
+        with pytest.raises(Rejected, match="slow down"):
+            await exchange(house, relay.url)
 
 
 async def test_windows_are_made_smaller_for_a_partner_that_takes_less() -> None:
