@@ -1,7 +1,7 @@
 """What every process of a relay is put together from: its folder, its key and its features."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from relay import features, policies
@@ -12,6 +12,7 @@ from relay.engine.limits import Spend, unlimited
 from relay.features.management.book import membership
 from relay.nostr.keys import SecretKey
 from relay.nostr.nip19 import secret_key
+from relay.policies.retention import RetentionRule, rules_of
 from relay.store.api import Table
 
 DATABASE = "torv.sqlite3"
@@ -45,9 +46,18 @@ def relay_features(
         spend=spend,
         desk=desk,
         search=search,
-        is_member=membership(desk) if config.members.enabled else nobody,
+        is_member=_membership(config, desk),
     )
     return features.enabled(config, context, policies.enabled(config, context))
+
+
+def retention_rules(config: RelayConfig, key: SecretKey, desk: Desk) -> tuple[RetentionRule, ...]:
+    """Return the relay's rules about how long events are kept."""
+    return rules_of(config, Context(key=key, desk=desk, is_member=_membership(config, desk)))
+
+
+def _membership(config: RelayConfig, desk: Desk) -> Callable[[str], bool]:
+    return membership(desk) if config.members.enabled else nobody
 
 
 def tables_of(enabled: Iterable[Feature]) -> tuple[Table, ...]:

@@ -18,7 +18,7 @@ from relay.nostr.filter import InvalidFilter, parse_filter
 from relay.nostr.kinds import MAX_KIND, Retention, retention
 from relay.nostr.nip19 import public_key
 from relay.nostr.urls import normalize
-from relay.policy_config import PluginsConfig, PoliciesConfig
+from relay.policy_config import PluginsConfig, PoliciesConfig, RetentionConfig, RuleName
 from relay.settings import ANYTIME, RESTART, LogConfig, Table
 
 _PRIVATE_KINDS = frozenset(
@@ -474,6 +474,10 @@ class RelayConfig(Table):
     policies: PoliciesConfig = PoliciesConfig()
     plugins: PluginsConfig = PluginsConfig()
     router: dict[StreamName, StreamConfig] = Field({}, examples=["friends"], json_schema_extra=ANYTIME)
+    retention: dict[RuleName, RetentionConfig] = Field({}, examples=["notes"], json_schema_extra=ANYTIME)
+    retention_every_seconds: int = Field(
+        600, ge=1, description="How often the rules of [relay.retention.NAME] are carried out, in seconds."
+    )
     timeouts: TimeoutsConfig = TimeoutsConfig()
     tls: TlsConfig | None = Field(None, json_schema_extra=RESTART)
 

@@ -3,11 +3,12 @@
 Lists of entries for kinds (`"1=30/minute"`) are kept as text and read by the policies: by `relay.lists`.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from relay.lists import (
     MAX_SHOWN,
@@ -266,3 +267,76 @@ class PluginsConfig(Table):
 
     write: WritePluginConfig = WritePluginConfig()
     read: ReadPluginConfig = ReadPluginConfig()
+
+
+_RULE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}").fullmatch
+_TAG = re.compile(r"[a-zA-Z]=.+", re.DOTALL).fullmatch
+
+
+def _tag(text: str) -> str:
+    if not _TAG(text):
+        raise ValueError("expected a letter, '=' and a value, such as t=test")
+    return text
+
+
+class RetentionConfig(Table):
+    """[relay.retention.NAME]: a rule about how long events are kept.
+
+    It covers what all of kinds, authors and tags match; of these, what is over any of its bounds goes.
+    """
+
+    kinds: tuple[Annotated[int, Field(ge=0, le=65_535)], ...] = Field(
+        (),
+        examples=[[1, 7]],
+        description="The kinds it covers; empty: all but replaceable ones (profiles, lists, articles), "
+        "deletions, requests to vanish, polls and votes, and what groups and members are made of.",
+    )
+    authors: tuple[Key, ...] = Field(
+        (), description="Whose events it covers (npub or hex); empty: everybody's."
+    )
+    tags: tuple[Annotated[str, AfterValidator(_tag)], ...] = Field(
+        (),
+        examples=[["t=test"]],
+        description="Tags that an event needs one of, for each letter that is named.",
+    )
+    max_age_seconds: int | None = Field(
+        None,
+        ge=60,
+        examples=[7_776_000],
+        description="How old an event gets, by its created_at; older ones are not taken. Unset: any age.",
+    )
+    max_events: int | None = Field(
+        None, ge=0, examples=[1_000_000], description="How many stay, the newest; unset: all."
+    )
+    max_bytes: int | None = Field(
+        None,
+        ge=0,
+        examples=[20_000_000_000],
+        description="How much room they take, the index included (about); the oldest go. Unset: any.",
+    )
+    max_events_per_author: int | None = Field(
+        None, ge=0, examples=[5_000], description="How many of one author's stay, the newest; unset: all."
+    )
+    exempt_authors: tuple[Key, ...] = Field((), description="Whose events it leaves alone.")
+    exempt_admins: bool = Field(
+        True, description="Whether it leaves those of admins, moderators and the relay's own key alone."
+    )
+    exempt_members: bool = Field(False, description="Whether it leaves those of members (NIP-43) alone.")
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Self:
+        bounds = (self.max_age_seconds, self.max_events, self.max_bytes, self.max_events_per_author)
+        if bounds == (None,) * len(bounds):
+            raise ValueError(
+                "expected a bound: max_age_seconds, max_events, max_bytes or max_events_per_author"
+            )
+        return self
+
+
+def _rule_name(name: str) -> str:
+    if not _RULE_NAME(name):
+        raise ValueError("expected names of a-z, 0-9 and '-'")
+    return name
+
+
+RuleName = Annotated[str, AfterValidator(_rule_name)]

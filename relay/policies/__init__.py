@@ -4,12 +4,24 @@ from collections.abc import Callable
 
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
-from relay.policies import clock, lists, rates, read_plugin, reading, shape, trust, work, write_plugin
+from relay.policies import (
+    clock,
+    lists,
+    rates,
+    read_plugin,
+    reading,
+    retention,
+    shape,
+    trust,
+    work,
+    write_plugin,
+)
 
 ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     lists.feature,
     shape.feature,
     clock.feature,
+    retention.feature,
     work.feature,
     reading.feature,
     trust.feature,
