@@ -461,6 +461,22 @@ class RelayConfig(Table):
     workers: int = Field(
         0, ge=0, le=256, description="Worker processes; 0: one per core.", json_schema_extra=RESTART
     )
+    log_slow_queries_ms: int = Field(
+        0,
+        ge=0,
+        description="Questions that take so many milliseconds or longer are logged: what their filters look "
+        "like, never what they ask for. 0: none.",
+    )
+    metrics: Literal["public", "off"] = Field(
+        "public", description="Whether /metrics is on the relay's own address; `metrics_listen` is another."
+    )
+    metrics_listen: str = Field(
+        "",
+        examples=["127.0.0.1:9777"],
+        pattern=r"^((\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5})?$",
+        description="Address and port where /metrics is served too, and nothing else; empty: nowhere.",
+        json_schema_extra=RESTART,
+    )
     trust_bridge_keys: tuple[PublicKeySetting, ...] = Field(
         (), description="Keys that, once authenticated, are exempt from per-address limits and proof of work."
     )
@@ -489,7 +505,7 @@ class RelayConfig(Table):
         return announce
 
 
-ITS_OWN = frozenset({"hosts", "url", "announce", "names", "router"})
+ITS_OWN = frozenset({"hosts", "url", "announce", "names", "metrics_listen", "router"})
 """Settings that further relays do not take over from [relay]: what one of them is called is not another."""
 OF_ALL = frozenset({"host", "port", "workers", "trusted_proxies", "proxy_header", "tls"})
 """Settings of the sockets, which all relays share."""

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from time import monotonic
 from typing import NamedTuple
 
 import structlog
@@ -87,6 +88,10 @@ class _Round(NamedTuple):
     """Whether known events were sorted out before."""
 
 
+def _nobody_watches(*_: float) -> None:
+    """Take no note."""
+
+
 class Intake:
     """The way in, for all connections of one process."""
 
@@ -125,6 +130,10 @@ class Intake:
         self._slots = asyncio.Semaphore(BATCHES_IN_FLIGHT)
         self._commits: set[asyncio.Task[None]] = set()
         self._busy = False
+        self.on_verified: Callable[[float], None] = _nobody_watches
+        """Told how many seconds it took to check some signatures, and what follows from them."""
+        self.on_written: Callable[[int, float], None] = _nobody_watches
+        """Told of how many events, and how many seconds later, a batch was committed, or failed."""
 
     def adopt(self, admission: Admission, requests: Mapping[int, Request]) -> None:
         """Judge by these from the next batch on; the one under way is judged to its end as it began."""
@@ -149,6 +158,10 @@ class Intake:
     @property
     def is_full(self) -> bool:
         return len(self._arrivals) >= MAX_ARRIVALS
+
+    def __len__(self) -> int:
+        """Return how many events wait to be looked at."""
+        return len(self._arrivals)
 
     async def run(self) -> None:
         """Admit what arrives, until cancelled."""
@@ -238,6 +251,7 @@ class Intake:
         slow: list[Arrival],
     ) -> None:
         """Check signatures. What only slow rules are left for goes to `slow`."""
+        began = monotonic()
         for arrival in arrived:
             event, _, origin, reply = arrival
             if (waiting := self._in_flight.get(event.id)) is not None:
@@ -254,6 +268,7 @@ class Intake:
                 slow.append(arrival)
             else:
                 self._take_in(arrival, now, commits, taking)
+        self.on_verified(monotonic() - began)
 
     def _take_in(self, arrival: Arrival, now: int, commits: asyncio.TaskGroup, taking: "_Taking") -> None:
         event, json, _, reply = arrival
@@ -377,6 +392,7 @@ class Intake:
 
     async def _commit(self, writes: list[Write], replies: list[Reply], *, looked_up: bool) -> None:
         answers: list[tuple[bool, str]]
+        began = monotonic()
         try:
             outcomes = await self._store.write(writes)
             if not looked_up:
@@ -390,6 +406,7 @@ class Intake:
             answers = [(False, _FAILED)] * len(writes)
         finally:
             self._slots.release()
+        self.on_written(len(writes), monotonic() - began)
         for write, reply, (accepted, reason) in zip(writes, replies, answers, strict=True):
             id_ = write.event.id
             reply(id_, accepted, reason)

@@ -8,10 +8,12 @@ same microsecond may together take one too few, which no limit minds.
 import mmap
 import os
 import time
+from bisect import bisect_left
 from enum import IntEnum
 from hashlib import blake2b
 
 from relay.engine.limits import Rate
+from relay.nostr.reasons import Prefix
 
 SLOTS = 16_384
 """Addresses that are told apart at a time; beyond it the longest idle ones are forgotten."""
@@ -39,6 +41,72 @@ class Counter(IntEnum):
     """Goes down too."""
     SUBSCRIPTIONS_OPEN = 14
     """Goes down too."""
+    REFUSED_AUTH_REQUIRED = 15
+    """Events, by the prefix of the reason, as the others with such names."""
+    REFUSED_BLOCKED = 16
+    REFUSED_ERROR = 17
+    REFUSED_INVALID = 18
+    REFUSED_MUTE = 19
+    REFUSED_POW = 20
+    REFUSED_RATE_LIMITED = 21
+    REFUSED_RESTRICTED = 22
+    REFUSED_OTHERWISE = 23
+    BYTES_RECEIVED = 24
+    BYTES_SENT = 25
+    EVENTS_WRITTEN = 26
+    """In all batches that were given to the writer."""
+    VERIFYING_MICROSECONDS = 27
+    QUESTIONS_SLOW = 28
+    BYTES_UNSENT = 29
+    """Held for clients now, as the next three are what is now."""
+    READERS_SLOW = 30
+    EVENTS_WAITING = 31
+    CONNECTIONS_HTTP = 32
+
+
+NOW = frozenset(
+    {
+        Counter.CONNECTIONS_OPEN,
+        Counter.SUBSCRIPTIONS_OPEN,
+        Counter.BYTES_UNSENT,
+        Counter.READERS_SLOW,
+        Counter.EVENTS_WAITING,
+        Counter.CONNECTIONS_HTTP,
+    }
+)
+"""What goes up and down, and is nothing for a process that is gone."""
+
+
+REFUSALS: dict[str, Counter] = {
+    Prefix.AUTH_REQUIRED: Counter.REFUSED_AUTH_REQUIRED,
+    Prefix.BLOCKED: Counter.REFUSED_BLOCKED,
+    Prefix.ERROR: Counter.REFUSED_ERROR,
+    Prefix.INVALID: Counter.REFUSED_INVALID,
+    Prefix.MUTE: Counter.REFUSED_MUTE,
+    Prefix.POW: Counter.REFUSED_POW,
+    Prefix.RATE_LIMITED: Counter.REFUSED_RATE_LIMITED,
+    Prefix.RESTRICTED: Counter.REFUSED_RESTRICTED,
+}
+"""By the prefix of the reason; there are no others that an event is usually refused with."""
+
+
+class Histogram(IntEnum):
+    """What takes time, and how often how much."""
+
+    QUESTION = 0
+    """From a REQ to its EOSE."""
+    WRITE = 1
+    """From a batch of admitted events to its commit."""
+
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""In seconds: the upper ends of the histograms' buckets but for the last, which has none."""
+_CELLS = len(BOUNDS) + 2
+"""Of a histogram: its buckets, and the sum in microseconds."""
+
+
+_ROW = len(Counter) + len(Histogram) * _CELLS
+"""Numbers of one process."""
 
 
 class Bucket(IntEnum):
@@ -60,7 +128,7 @@ class Board:
         self.processes = processes
         self._memory = mmap.mmap(fd, _size(processes))
         view = memoryview(self._memory)
-        counters_end = processes * len(Counter) * 8
+        counters_end = processes * _ROW * 8
         buckets = SLOTS * len(Bucket)
         self._counters = view[:counters_end].cast("Q")
         self._keys = view[counters_end : counters_end + SLOTS * 8].cast("Q")
@@ -68,7 +136,7 @@ class Board:
         self._tokens = view[tokens_at : tokens_at + buckets * 8].cast("d")
         self._touched = view[tokens_at + buckets * 8 : tokens_at + buckets * 16].cast("d")
         self._connections = view[tokens_at + buckets * 16 :].cast("H")
-        self._base = process * len(Counter)
+        self._base = process * _ROW
 
     @classmethod
     def create(cls, processes: int) -> "Board":
@@ -81,14 +149,38 @@ class Board:
         """Count, in this process's own row."""
         self._counters[self._base + counter] += amount
 
+    def show(self, counter: Counter, value: int) -> None:
+        """Say what is now, for this process."""
+        self._counters[self._base + counter] = value
+
+    def observe(self, histogram: Histogram, seconds: float) -> None:
+        """Count something that took so long."""
+        place = self._base + len(Counter) + histogram * _CELLS
+        self._counters[place + bisect_left(BOUNDS, seconds)] += 1
+        self._counters[place + _CELLS - 1] += int(seconds * 1e6)
+
     def total(self, counter: Counter) -> int:
         """Return the sum over all processes."""
-        return sum(self._counters[counter :: len(Counter)])
+        return sum(self._counters[counter::_ROW])
+
+    def each(self, counter: Counter) -> list[int]:
+        """Return what every process has counted, by its place."""
+        return list(self._counters[counter::_ROW])
+
+    def distribution(self, histogram: Histogram) -> tuple[list[int], float]:
+        """Return how many took as long as each of `BOUNDS` and not longer, or longer than all, and the sum.
+
+        In seconds, over all processes.
+        """
+        cells = [
+            sum(self._counters[len(Counter) + histogram * _CELLS + cell :: _ROW]) for cell in range(_CELLS)
+        ]
+        return cells[:-1], cells[-1] / 1e6
 
     def forget(self, process: int) -> None:
         """A process died: its connections are gone; what it had counted stays."""
-        base = process * len(Counter)
-        for counter in (Counter.CONNECTIONS_OPEN, Counter.SUBSCRIPTIONS_OPEN):
+        base = process * _ROW
+        for counter in NOW:
             self._counters[base + counter] = 0
         for slot in range(SLOTS):
             self._connections[slot * self.processes + process] = 0
@@ -159,4 +251,4 @@ class Board:
 def _size(processes: int) -> int:
     if not 1 <= processes <= MAX_PROCESSES:
         raise ValueError(f"1 to {MAX_PROCESSES} processes")
-    return processes * len(Counter) * 8 + SLOTS * (8 + len(Bucket) * 16 + processes * 2)
+    return processes * _ROW * 8 + SLOTS * (8 + len(Bucket) * 16 + processes * 2)

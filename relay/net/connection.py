@@ -15,7 +15,7 @@ from relay.engine.limits import Rate
 from relay.engine.relay import Relay
 from relay.engine.sifting import Exhausted
 from relay.engine.subscription import LiveEvent, Subscription
-from relay.net.board import Board, Bucket, Counter
+from relay.net.board import REFUSALS, Board, Bucket, Counter, Histogram
 from relay.net.deflate import Frames, inflate
 from relay.net.eager import begin
 from relay.net.frames import accepted_frame
@@ -23,6 +23,8 @@ from relay.net.incoming import Broken
 from relay.net.outbox import Outbox
 from relay.net.reconciling import Reconciling
 from relay.net.session import Action, Answer, NotText, Session
+from relay.net.shapes import shape
+from relay.net.slow import SlowQuestions
 from relay.net.websocket import WebSocket
 from relay.nostr.event import PubKey
 from relay.nostr.filter import Filter
@@ -78,7 +80,11 @@ class Connection:
     __slots__ = (
         "_account",
         "_amid_since",
+        "_began",
         "_board",
+        "_counted_in",
+        "_counted_out",
+        "_delivered",
         "_frames",
         "_is_lost",
         "_last_heard",
@@ -87,6 +93,7 @@ class Connection:
         "_on_lost",
         "_outbox",
         "_pending",
+        "_published",
         "_reconciling",
         "_relay",
         "_room",
@@ -94,6 +101,7 @@ class Connection:
         "_serving",
         "_session",
         "_settings",
+        "_slow",
         "_socket",
         "_spawn",
         "_stopping",
@@ -116,12 +124,13 @@ class Connection:
         on_lost: "Callable[[Connection], None]",
         turns: Turns,
         frames: Frames,
+        slow: SlowQuestions,
     ) -> None:
         """Greet the client, and serve it until it goes or is sent away; then call `on_lost`.
 
         `slot` is the address's place on the board; `spawn` starts tasks that the server owns. `exempt` keys,
         once proved, are not bound by per-address limits. All connections of a process share `turns`, and
-        `frames` with those that agreed on the same compression.
+        `frames` with those that agreed on the same compression. `slow` questions are noted for all.
         """
         self.number = number
         self.slot = slot
@@ -134,6 +143,7 @@ class Connection:
         self._on_lost = on_lost
         self._account = Account(turns)
         self._frames = frames
+        self._slow = slow
         self._is_lost = False
         events, requests = Rate(limits.events_per_minute), Rate(limits.requests_per_minute)
         others = Rate(limits.others_per_minute)
@@ -156,8 +166,11 @@ class Connection:
         self._pending = 0
         self._room: asyncio.Event | None = None
         self._stopping = False
-        self._last_heard = self._moved_at = monotonic()
+        self._began = self._last_heard = self._moved_at = monotonic()
         self._last_sent = 0
+        self._published = self._delivered = 0
+        self._counted_in = self._counted_out = 0
+        """Bytes that the board knows of."""
         self._amid_since: float | None = None
         self._send(Challenge(self._session.challenge))
         socket.talk(self)
@@ -239,6 +252,7 @@ class Connection:
     def lost(self) -> None:
         """The client is gone."""
         self._is_lost = True
+        self._count_bytes()
         for name in list(self._subscriptions):
             self._close(name)
         for task in self._serving.values():
@@ -272,6 +286,7 @@ class Connection:
         Called every few seconds with the monotonic clock.
         """
         timeouts = self._settings.timeouts
+        self._count_bytes()
         self._socket.look_after(now, timeouts.ping_seconds)
         unsent = self._outbox.unsent
         sent = self._outbox.written - self._socket.get_write_buffer_size()
@@ -292,10 +307,53 @@ class Connection:
             self._last_heard = now
             self.shut(CloseCode.NORMAL_CLOSURE, b"idle")
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that are held for the client."""
+        return self._outbox.unsent
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that have come and gone."""
+        return self._socket.received + self._outbox.written
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the client takes less than it is sent."""
+        return self._socket.is_full
+
+    def report(self) -> dict[str, object]:
+        """Say who this is and what it does, for the operator: keys shortened, filters as shapes."""
+        now = monotonic()
+        return {
+            "connection": self.number,
+            "address": self.origin.address,
+            "seconds": round(now - self._began, 1),
+            "silent_seconds": round(now - self._last_heard, 1),
+            "keys": sorted(key[:8] for key in self.origin.authenticated),
+            "events_in": self._published,
+            "events_out": self._delivered,
+            "bytes_in": self._socket.received,
+            "bytes_out": self._outbox.written,
+            "bytes_unsent": self._outbox.unsent,
+            "subscriptions": [
+                [shape(wanted) for wanted in one.filters] for one in self._subscriptions.values()
+            ],
+        }
+
+    def _count_bytes(self) -> None:
+        received, written = self._socket.received, self._outbox.written
+        if (received, written) == (self._counted_in, self._counted_out):
+            return
+        self._board.add(Counter.BYTES_RECEIVED, received - self._counted_in)
+        self._board.add(Counter.BYTES_SENT, written - self._counted_out)
+        self._counted_in, self._counted_out = received, written
+
     def deliver(self, subscription: Subscription, events: Sequence[LiveEvent]) -> None:
         """Queue live events."""
         self._outbox.push(self._frames.live(subscription.prefix, events), subscription)
         self._board.add(Counter.LIVE_SENT, len(events))
+        self._delivered += len(events)
         if self._outbox.is_over:
             self.end_slow(subscription)
 
@@ -310,6 +368,7 @@ class Connection:
                 self._answer(messages, mistake)
             case Publish(event, json):
                 self._pending += 1
+                self._published += 1
                 self._relay.publish(event, json, self.origin, self._answer_event)
             case Req(name, filters):
                 self._board.add(Counter.REQUESTS)
@@ -357,6 +416,8 @@ class Connection:
                 self._close(message.subscription)
             elif isinstance(message, NegErr):
                 self._reconciliations().close(message.name)
+            elif isinstance(message, Ok) and not message.accepted:
+                self._count_refusal(message.reason)
             self._send(message)
         if mistake:
             self._board.add(Counter.MESSAGES_INVALID)
@@ -369,8 +430,15 @@ class Connection:
             self._board.add(Counter.EVENTS_ACCEPTED)
             self._outbox.push(accepted_frame(event_id))
             return
-        self._board.add(Counter.EVENTS_DUPLICATE if accepted else Counter.EVENTS_REFUSED)
+        if accepted:
+            self._board.add(Counter.EVENTS_DUPLICATE)
+        else:
+            self._board.add(Counter.EVENTS_REFUSED)
+            self._count_refusal(reason)
         self._send(Ok(event_id, accepted, reason))
+
+    def _count_refusal(self, reason: str) -> None:
+        self._board.add(REFUSALS.get(reason.partition(":")[0], Counter.REFUSED_OTHERWISE))
 
     def _inflate(self, text: bytes) -> bytes:
         most = self._settings.limits.max_message_bytes
@@ -467,6 +535,7 @@ class Connection:
         pieces: list[bytes] = []
         size = rows = 0
         prefix = subscription.prefix
+        began, waited = monotonic(), 0.0
         try:
             await self._relay.draw_line(subscription)
             async for page in self._relay.stored(subscription):
@@ -476,8 +545,11 @@ class Connection:
                     self._outbox.push(b"".join(pieces), subscription)
                     pieces.clear()
                     size = 0
+                    full = monotonic()
                     await self._outbox.room()
+                    waited += monotonic() - full
         except Exhausted as error:
+            self._note_if_slow("REQ", subscription.filters, rows, monotonic() - began - waited)
             self._end(subscription, str(error.refusal))
             return
         except StoreError as error:
@@ -489,8 +561,20 @@ class Connection:
         pieces.append(self._frames.text(encode_relay_message(Eose(subscription.name, hints))))
         pieces.append(self._frames.live(prefix, subscription.go_live()))
         self._outbox.push(b"".join(pieces), subscription)
+        self._delivered += rows
+        # How fast the client takes its answer is not the question's fault.
+        seconds = monotonic() - began - waited
+        self._board.observe(Histogram.QUESTION, seconds)
+        self._note_if_slow("REQ", subscription.filters, rows, seconds)
+
+    def _note_if_slow(self, verb: str, filters: Sequence[Filter], rows: int, seconds: float) -> None:
+        most = self._settings.log_slow_queries_ms
+        if most and seconds * 1000 >= most:
+            self._board.add(Counter.QUESTIONS_SLOW)
+            self._slow.note(verb, filters, rows=rows, seconds=seconds, connection=self.number)
 
     async def _send_count(self, name: str, filters: list[Filter]) -> None:
+        began = monotonic()
         try:
             count = await self._relay.count(filters, self.origin)
             registers = None
@@ -504,6 +588,7 @@ class Connection:
             self._refuse(name, _FAILED)
             return
         self._send(Counted(name, count, registers))
+        self._note_if_slow("COUNT", filters, count, monotonic() - began)
 
     def _close(self, name: str) -> None:
         """Forget a subscription; nothing more is sent for it."""

@@ -1,22 +1,26 @@
 """Plain HTTP: what features route, health, metrics, and a word to people who come with a browser."""
 
 import asyncio
+import itertools
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.config import RelayConfig
 from relay.engine.feature import Feature, Gauge, HttpRequest, HttpResponse, Origin, Route, unsifted
 from relay.net import streams
-from relay.net.board import Board, Counter
+from relay.net.board import BOUNDS, REFUSALS, Board, Counter, Histogram
+from relay.net.processes import Use, family
 from relay.store.api import Seq, Store, Stored, StoreError, Veil
 
 log = structlog.get_logger(__name__)
@@ -36,6 +40,10 @@ _COUNTERS = {
     Counter.STORED_SENT: ("torv_stored_events_sent", "Events sent from the store."),
     Counter.LIVE_SENT: ("torv_live_events_sent", "Events sent live."),
     Counter.SUBSCRIPTIONS_TOO_SLOW: ("torv_subscriptions_too_slow", "Ended because the client lagged."),
+    Counter.BYTES_RECEIVED: ("torv_received_bytes", "From clients, by WebSocket."),
+    Counter.BYTES_SENT: ("torv_sent_bytes", "To clients, by WebSocket."),
+    Counter.EVENTS_WRITTEN: ("torv_events_written", "Events in batches that were given to the writer."),
+    Counter.QUESTIONS_SLOW: ("torv_questions_slow", "Questions slower than log_slow_queries_ms."),
     Counter.MESSAGES_INVALID: ("torv_messages_invalid", "Malformed or refused client messages."),
 }
 # Browsers ask before they send what pages may not send by themselves (NIP-11, NIP-86).
@@ -51,12 +59,40 @@ _EVENTS = {
 }
 
 
+_NOW = {
+    Counter.CONNECTIONS_OPEN: ("torv_connections", "Open connections."),
+    Counter.SUBSCRIPTIONS_OPEN: ("torv_subscriptions", "Open subscriptions."),
+    Counter.CONNECTIONS_HTTP: ("torv_http_connections", "Connections that are no WebSockets, or none yet."),
+    Counter.BYTES_UNSENT: ("torv_unsent_bytes", "Held for clients that have not taken them."),
+    Counter.READERS_SLOW: ("torv_slow_readers", "Connections that take less than they are sent."),
+    Counter.EVENTS_WAITING: ("torv_events_waiting", "Events that wait to be looked at."),
+}
+_HISTOGRAMS = {
+    Histogram.QUESTION: ("torv_question_seconds", "From a REQ to its EOSE, the client's slowness aside."),
+    Histogram.WRITE: ("torv_write_seconds", "From a batch of admitted events to its commit."),
+}
+
+
 class Metrics(Collector):
     """The board's sums, in Prometheus' terms; every worker answers for the whole machine."""
 
-    def __init__(self, board: Board, head: Seq | None, gauges: Iterable[Gauge] = (), label: str = "") -> None:
-        """`head`: None where the database cannot say; `gauges`: the features'; `label`: the relay's name."""
+    def __init__(
+        self,
+        board: Board,
+        head: Seq | None,
+        gauges: Iterable[Gauge] = (),
+        label: str = "",
+        *,
+        uses: Sequence[Use] = (),
+        files: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """`head`: None where the database cannot say; `gauges`: the features'; `label`: the relay's name.
+
+        `uses`: what processes take of the machine; `files`: sizes in bytes by name.
+        """
         self._label = label
+        self._uses = uses
+        self._files = files
         self._board = board
         self._head = head
         self._gauges = tuple(gauges)
@@ -77,18 +113,60 @@ class Metrics(Collector):
         yield events
         for counter, (name, text) in _COUNTERS.items():
             yield CounterMetricFamily(name, text, value=self._board.total(counter))
-        yield GaugeMetricFamily(
-            "torv_connections", "Open connections.", value=self._board.total(Counter.CONNECTIONS_OPEN)
+        refusals = CounterMetricFamily(
+            "torv_refusals", "OK with false, by the prefix of its reason.", labels=["reason"]
         )
-        yield GaugeMetricFamily(
-            "torv_subscriptions", "Open subscriptions.", value=self._board.total(Counter.SUBSCRIPTIONS_OPEN)
+        for prefix, counter in REFUSALS.items():
+            refusals.add_metric([str(prefix)], self._board.total(counter))
+        refusals.add_metric(["other"], self._board.total(Counter.REFUSED_OTHERWISE))
+        yield refusals
+        for counter, (name, text) in _NOW.items():
+            yield GaugeMetricFamily(name, text, value=self._board.total(counter))
+        workers = GaugeMetricFamily(
+            "torv_worker_connections", "Open connections by worker.", labels=["worker"]
         )
+        for number, open_ in enumerate(self._board.each(Counter.CONNECTIONS_OPEN)):
+            workers.add_metric([str(number)], open_)
+        yield workers
+        yield CounterMetricFamily(
+            "torv_verifying_seconds",
+            "Spent on checking signatures, and on the rules that follow.",
+            value=self._board.total(Counter.VERIFYING_MICROSECONDS) / 1e6,
+        )
+        yield from map(self._histogram, Histogram)
+        yield from self._machine()
         if self._head is not None:
             yield GaugeMetricFamily("torv_log_head", "Seq of the newest commit.", value=self._head)
         yield from _families(self._gauges)
         info = GaugeMetricFamily("torv_info", "This software.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
+
+    def _histogram(self, histogram: Histogram) -> Metric:
+        name, text = _HISTOGRAMS[histogram]
+        found, seconds = self._board.distribution(histogram)
+        ends = [*map(str, BOUNDS), "+Inf"]
+        family = HistogramMetricFamily(name, text)
+        family.add_metric([], list(zip(ends, itertools.accumulate(found), strict=True)), sum_value=seconds)
+        return family
+
+    def _machine(self) -> Iterable[Metric]:
+        sizes = GaugeMetricFamily("torv_file_bytes", "Size of a file in the data folder.", labels=["file"])
+        for name, size in self._files.items():
+            sizes.add_metric([name], size)
+        yield sizes
+        memory = GaugeMetricFamily(
+            "torv_process_memory_bytes", "Proportional share of memory (PSS).", labels=["process"]
+        )
+        cpu = CounterMetricFamily(
+            "torv_process_cpu_seconds", "Processor time, user and system.", labels=["process"]
+        )
+        files = GaugeMetricFamily("torv_process_open_files", "Open descriptors.", labels=["process"])
+        for use in self._uses:
+            memory.add_metric([use.name], use.memory_bytes)
+            cpu.add_metric([use.name], use.cpu_seconds)
+            files.add_metric([use.name], use.open_files)
+        yield from (memory, cpu, files)
 
 
 def _families(gauges: Iterable[Gauge]) -> Iterable[Metric]:
@@ -156,7 +234,7 @@ class Pages:
                 return _text("ok\n")
             case "/readyz":
                 return await self._readiness()
-            case "/metrics":
+            case "/metrics" if self._settings.metrics == "public":
                 return await self._metrics()
             case self._settings.path:
                 texts = {"name": self._settings.name, "description": self._settings.description}
@@ -211,6 +289,27 @@ class Pages:
             return _text("not ready: the disk is full\n", 503)
         return _text("ready\n")
 
+    @asynccontextmanager
+    async def metrics_listening(self, where: str) -> AsyncIterator[None]:
+        """Serve metrics alone on an address and a port, such as 127.0.0.1:9777. Raises OSError."""
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            if request.path == "/metrics" and request.method in ("GET", "HEAD"):
+                return await self._metrics()
+            return _text("there is nothing at this path\n", 404)
+
+        host, _, port = where.rpartition(":")
+        http = web.Server(answer, access_log=None, keepalive_timeout=60)
+        # Who takes our place may listen before we have left.
+        listener = await asyncio.get_running_loop().create_server(
+            http, host.strip("[]"), int(port), reuse_port=True
+        )
+        try:
+            yield
+        finally:
+            listener.close()
+            await http.shutdown(1.0)
+
     async def _metrics(self) -> web.Response:
         head: Seq | None
         try:
@@ -228,11 +327,22 @@ class Pages:
                 log.warning("metrics are missing", error=str(error) or "no answer in time")
         gauges += streams.gauges(self._data)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(Metrics(self._board, head, gauges, self._label))
+        uses, files = await asyncio.to_thread(lambda: (family(), _database_files(self._data)))
+        registry.register(Metrics(self._board, head, gauges, self._label, uses=uses, files=files))
         return web.Response(
             body=generate_latest(registry),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
+
+
+def _database_files(data: Path) -> dict[str, int]:
+    found = {}
+    for path in sorted(data.glob("*.sqlite3*")):
+        # Logs come and go.
+        with suppress(OSError):
+            if path.suffix != ".lock":
+                found[path.name] = path.stat().st_size
+    return found
 
 
 def _leads_to(route: str, path: str) -> bool:

@@ -7,6 +7,7 @@ import socket
 from collections import Counter as CountedAddresses
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
 
@@ -19,13 +20,15 @@ from relay.config import RelayConfig
 from relay.engine.feature import Origin
 from relay.engine.limits import counted_as
 from relay.engine.relay import Relay
-from relay.net.board import Board, Counter
+from relay.net.board import Board, Counter, Histogram
 from relay.net.certificates import Certificates
 from relay.net.connection import Connection
+from relay.net.control import taking_orders
 from relay.net.deflate import PLAIN, Deflater, InvalidExtensions, negotiate
 from relay.net.directory import Directory
 from relay.net.http import Pages
 from relay.net.proxies import Proxies, Visitor
+from relay.net.slow import SlowQuestions
 from relay.net.websocket import CLOSING_SECONDS, Backlog, HandedOver, take_over, upgrade_mistake
 from relay.nostr.event import PubKey
 from relay.store.api import StoreError
@@ -45,6 +48,10 @@ ANSWER_SECONDS = 60.0
 """For a request to be answered, and its answer to be taken."""
 MAX_HTTP_CONNECTIONS = 2_000
 """Connections of a worker that are no WebSockets, or none yet; 10 kB each."""
+REPORT_SOCKET = "worker-{}.sock"
+"""In the data folder: where each worker answers to the operator's commands."""
+REPORTED = 200
+"""Connections that are reported on one by one; there may be thousands."""
 LOOKS_PER_TURN = 500
 """So many are looked after before those that have something to say get their turn; each takes 1 µs."""
 # Sent on a graceful stop: client pools take it as "come back soon" (RFC 6455 registry: Service Restart).
@@ -92,6 +99,7 @@ class Server:
         self._nobody_left = asyncio.Event()
         self._turns = Turns()
         """Of all relays that are served together."""
+        self._slow = SlowQuestions()
         self._backlog = Backlog()
         self._http_connections: dict[RequestHandler, str] = {}
         """Those that are no WebSockets, in the order in which they came; what their peers are counted as."""
@@ -104,6 +112,16 @@ class Server:
         self._tasks: asyncio.TaskGroup | None = None
         tls = settings.tls
         self._certificates = Certificates(tls.certificate, tls.key) if tls is not None else None
+
+        relay.intake.on_verified = self._note_verified
+        relay.intake.on_written = self._note_written
+
+    def _note_verified(self, seconds: float) -> None:
+        self._board.add(Counter.VERIFYING_MICROSECONDS, int(seconds * 1e6))
+
+    def _note_written(self, events: int, seconds: float) -> None:
+        self._board.add(Counter.EVENTS_WRITTEN, events)
+        self._board.observe(Histogram.WRITE, seconds)
 
     def _take_up(self, settings: RelayConfig) -> None:
         self._settings = settings
@@ -173,8 +191,11 @@ class Server:
                 )
                 for one in sockets
             ]
-            ready.set()
-            await stop.wait()
+            async with AsyncExitStack() as doors:
+                for server in everyone:
+                    await server._open_side_doors(doors)
+                ready.set()
+                await stop.wait()
             for listener in listeners:
                 listener.close()
             await asyncio.gather(*(server._take_leave(goodbye_seconds()) for server in everyone))
@@ -182,6 +203,38 @@ class Server:
             for task in caring:
                 task.cancel()
             await http.shutdown(1.0)
+
+    async def _open_side_doors(self, doors: AsyncExitStack) -> None:
+        """Listen to the operator's commands, and for who watches us, until `doors` are closed."""
+        path = self._data / REPORT_SOCKET.format(self._board.process)
+        await doors.enter_async_context(taking_orders(path, self._carry_out))
+        if self._settings.metrics_listen and self._board.process == 0:
+            try:
+                await doors.enter_async_context(self._pages.metrics_listening(self._settings.metrics_listen))
+            except OSError as error:
+                # The relay is worth more than its metrics.
+                log.error("metrics are not served", at=self._settings.metrics_listen, error=error.strerror)
+
+    async def _carry_out(self, order: str) -> dict[str, object]:
+        match order.split():
+            case ["report"]:
+                return self._report()
+            case ["kick", number]:
+                found = [one for one in self._connections if str(one.number) == number]
+                for connection in found:
+                    connection.shut(CloseCode.POLICY_VIOLATION, b"disconnected by the operator")
+                return {"kicked": len(found)}
+        return {"error": f"there is no order {order!r}"}
+
+    def _report(self) -> dict[str, object]:
+        # Who is behind with most comes first, then who sends and takes most.
+        ranked = sorted(self._connections, key=lambda one: (one.unsent, one.traffic), reverse=True)
+        return {
+            "worker": self._board.process,
+            "connections": len(ranked),
+            "shown": [connection.report() for connection in ranked[:REPORTED]],
+            "slow": list(self._slow.latest),
+        }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, an upgrade among them, or let the server answer whose relay it is for."""
@@ -257,6 +310,7 @@ class Server:
             self._forget,
             self._turns,
             PLAIN if agreed is None or self._deflater is None else self._deflater.frames,
+            self._slow,
         )
         self._connections.add(connection)
         if self._is_leaving:
@@ -330,14 +384,21 @@ class Server:
             await asyncio.sleep(min(LOOK_SECONDS, timeouts.stalled_seconds / 4, timeouts.ping_seconds / 4))
             now = monotonic()
             self._catch_up()
+            unsent = slow = 0
             if self._certificates is not None:
                 self._certificates.look_after()
             for number, connection in enumerate(tuple(self._connections), 1):
                 if self._relay.turns_away(connection.origin.address):
                     connection.shut(CloseCode.POLICY_VIOLATION, b"blocked")
                 connection.look_after(now)
+                unsent += connection.unsent
+                slow += connection.is_slow
                 if number % LOOKS_PER_TURN == 0:
                     await asyncio.sleep(0)
+            self._board.show(Counter.BYTES_UNSENT, unsent)
+            self._board.show(Counter.READERS_SLOW, slow)
+            self._board.show(Counter.EVENTS_WAITING, len(self._relay.intake))
+            self._board.show(Counter.CONNECTIONS_HTTP, len(self._http_connections))
             self._newcomers = {one for one in self._newcomers if one.transport is not None}
             for handler, deadline in tuple(self._awaited.items()):
                 if deadline < now:

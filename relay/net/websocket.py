@@ -112,6 +112,7 @@ class WebSocket(asyncio.Protocol):
         "_waits",
         "deflates",
         "is_full",
+        "received",
     )
 
     def __init__(
@@ -140,6 +141,8 @@ class WebSocket(asyncio.Protocol):
         self._drained: asyncio.Event | None = None
         self._heard_at = monotonic()
         self._pinged_at = 0.0
+        self.received = 0
+        """Bytes that have come, frames and all."""
         self.is_full = False
         """Whether the client reads too slowly for more to be written now."""
 
@@ -192,6 +195,7 @@ class WebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = monotonic()
+        self.received += len(data)
         if self._incoming is not None:
             self._incoming.feed(data)
             self._take_turn()

@@ -25,6 +25,7 @@ from relay.net.board import Board
 from relay.net.connection import Connection
 from relay.net.deflate import PLAIN, Deflater, inflate
 from relay.net.incoming import DEFLATED
+from relay.net.slow import SlowQuestions
 from relay.net.websocket import Backlog, WebSocket
 from relay.nostr.event import Event, PubKey
 from relay.nostr.keys import SecretKey
@@ -171,6 +172,7 @@ class Client:
             house.forget,
             house.turns,
             house.deflater.frames if deflates else PLAIN,
+            house.slow,
         )
         house.clients.append(self)
         self.challenge = ""
@@ -332,6 +334,7 @@ class House:
         self.turns = Turns()
         self.deflater = Deflater()
         self.backlog = Backlog()
+        self.slow = SlowQuestions()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
 

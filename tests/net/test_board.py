@@ -10,7 +10,7 @@ import pytest
 
 from relay.engine.limits import Rate
 from relay.net import board as boards
-from relay.net.board import MAX_PROCESSES, Board, Bucket, Counter
+from relay.net.board import MAX_PROCESSES, Board, Bucket, Counter, Histogram
 
 NO_LIMIT = 0
 
@@ -288,3 +288,33 @@ slot = board.slot("192.0.2.1")
 board.connect(slot, 0)
 board.add(Counter.REQUESTS, sum(board.take(slot, Bucket.EVENTS, Rate(1)) for _ in range(100)))
 """
+
+
+def test_what_takes_time_is_counted_by_how_long(make: Callable[[int], Board]) -> None:
+    board = make(2)
+    other = Board(board.fd, 1, 2)
+    for seconds in (0.0005, 0.001, 0.003, 20.0):
+        board.observe(Histogram.QUESTION, seconds)
+    other.observe(Histogram.QUESTION, 0.003)
+
+    counts, total = board.distribution(Histogram.QUESTION)
+
+    assert counts == [2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert total == pytest.approx(20.0075)
+    assert board.distribution(Histogram.WRITE) == ([0] * 14, 0.0)
+    assert board.total(Counter.EVENTS_ACCEPTED) == 0
+
+
+def test_what_is_now_is_said_by_each_process_and_nothing_for_one_that_died(
+    make: Callable[[int], Board],
+) -> None:
+    board = make(2)
+    other = Board(board.fd, 1, 2)
+    board.show(Counter.BYTES_UNSENT, 10)
+    other.show(Counter.BYTES_UNSENT, 5)
+    other.show(Counter.BYTES_UNSENT, 7)
+    assert board.each(Counter.BYTES_UNSENT) == [10, 7]
+
+    board.forget(1)
+
+    assert board.each(Counter.BYTES_UNSENT) == [10, 0]

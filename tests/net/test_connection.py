@@ -1,16 +1,19 @@
 """One connection from the challenge to the last byte, on a socket that the test plays."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay.config import RelayConfig
 from relay.engine import intake
 from relay.engine.feature import Feature, Origin
-from relay.net.board import Counter
+from relay.net import connection as connections
+from relay.net.board import Counter, Histogram
 from relay.nostr.event import Event, EventId
 from relay.nostr.filter import Filter
 from relay.nostr.reasons import Refusal
@@ -525,7 +528,13 @@ async def test_everything_is_counted(house: House, client: Client) -> None:
     await client.heard()
 
     board = house.board
-    assert {counter.name: board.total(counter) for counter in Counter if board.total(counter)} == {
+    client.connection.look_after(monotonic())
+    assert board.total(Counter.BYTES_RECEIVED) > 1_000 < board.total(Counter.BYTES_SENT)
+    assert sum(board.distribution(Histogram.QUESTION)[0]) == 1
+    uncounted = {Counter.BYTES_RECEIVED, Counter.BYTES_SENT}
+    assert {
+        counter.name: board.total(counter) for counter in set(Counter) - uncounted if board.total(counter)
+    } == {
         "EVENTS_ACCEPTED": 2,
         "EVENTS_DUPLICATE": 1,
         "EVENTS_REFUSED": 1,
@@ -536,7 +545,56 @@ async def test_everything_is_counted(house: House, client: Client) -> None:
         "LIVE_SENT": 1,
         "MESSAGES_INVALID": 2,
         "SUBSCRIPTIONS_OPEN": 1,
+        "REFUSED_INVALID": 1,
     }
+
+
+async def test_slow_questions_are_noted_by_their_shape_alone(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with House(clock, RelayConfig(log_slow_queries_ms=1)) as house:
+        client = await house.connect()
+        await client.publish(note(ALICE, "a secret"))
+        ticks = itertools.count()
+        monkeypatch.setattr(connections, "monotonic", lambda: next(ticks) / 10)
+        secret = "ab" * 32
+        with capture_logs() as logs:
+            await client.subscribe(
+                "s", {"authors": [ALICE.public, secret], "kinds": [1, 7], "since": 5}, {"#t": ["secret"]}
+            )
+            await client.count({"ids": [secret]})
+
+        assert [{**one, "ms": 0} for one in logs if one["event"] == "slow query"] == [
+            {
+                "event": "slow query",
+                "log_level": "warning",
+                "verb": verb,
+                "filters": filters,
+                "rows": rows,
+                "ms": 0,
+                "connection": 1,
+            }
+            for verb, filters, rows in (
+                ("REQ", "authors:2 kinds:1,7 since:5 limit:500 | #t:1 limit:500", 1),
+                ("COUNT", "ids:1 limit:500", 0),
+            )
+        ]
+        assert [one["verb"] for one in house.slow.latest] == ["REQ", "COUNT"]
+        assert secret not in str(house.slow.latest) + str(logs)
+        assert house.board.total(Counter.QUESTIONS_SLOW) == 2
+
+
+async def test_a_report_says_who_does_what_and_not_what_for(house: House, client: Client) -> None:
+    await client.publish(note(ALICE, "hello"))
+    await client.subscribe("a name", {"authors": [ALICE.public], "kinds": [1]}, {"#t": ["secret"]})
+
+    report = client.connection.report()
+
+    assert report["address"] == "192.0.2.1"
+    assert (report["events_in"], report["events_out"], report["bytes_unsent"]) == (1, 1, 0)
+    assert report["subscriptions"] == [[{"authors": 1, "kinds": [1], "limit": 500}, {"#t": 1, "limit": 500}]]
+    assert report["keys"] == []
+    assert "secret" not in str(report) and ALICE.public not in str(report)
 
 
 async def test_limits_by_address_hold_over_connections(clock: Clock) -> None:
