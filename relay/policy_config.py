@@ -51,6 +51,25 @@ def _file_of(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
+_DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+").fullmatch
+_INSTEAD = re.compile(r"([^=]+)=(https?://[^/\s]+)/?").fullmatch
+
+
+def _domain(text: str) -> str:
+    if not _DOMAIN(text.lower()):
+        raise ValueError("expected a domain, such as example.com")
+    return text.lower()
+
+
+def _instead(text: str) -> str:
+    found = _INSTEAD(text)
+    if found is None:
+        raise ValueError("expected a domain, '=' and a URL, such as example.com=http://127.0.0.1:8080")
+    return f"{_domain(found[1])}={found[2]}"
+
+
+Domain = Annotated[str, AfterValidator(_domain)]
+Instead = Annotated[str, AfterValidator(_instead)]
 Key = Annotated[str, AfterValidator(parse_key)]
 Kinds = Annotated[
     str, BeforeValidator(lambda kind: str(kind) if type(kind) is int else kind), _checked(parse_span)
@@ -152,6 +171,32 @@ class TrustConfig(Table):
     )
 
 
+class NamesConfig(Table):
+    """[relay.policies.names]: only authors with a name (NIP-05) at one of some domains may publish.
+
+    Members, admins and moderators always may; gift wraps are taken from anybody.
+    """
+
+    domains: tuple[Domain, ...] = Field(
+        (),
+        examples=[["example.com"]],
+        description="The domains; none: nobody needs a name. The name is the one in the author's profile, "
+        "which is taken if it is right.",
+    )
+    verified_seconds: int = Field(
+        86_400, ge=60, description="How long it is remembered that a domain vouches for a key, in seconds."
+    )
+    failed_seconds: int = Field(
+        600, ge=10, description="How long it is remembered that it does not, in seconds."
+    )
+    instead: tuple[Instead, ...] = Field(
+        (),
+        examples=[["example.com=http://127.0.0.1:8080"]],
+        description="Hosts that are asked in place of a domain, as domain=URL. Only these may have addresses "
+        "that are not public.",
+    )
+
+
 class WindowConfig(Table):
     """[relay.policies.window]: created_at by kind, beside what relay.limits says for all kinds."""
 
@@ -208,6 +253,7 @@ class PoliciesConfig(Table):
     rates: RatesConfig = RatesConfig()
     work: WorkConfig = WorkConfig()
     trust: TrustConfig = TrustConfig()
+    names: NamesConfig = NamesConfig()
     window: WindowConfig = WindowConfig()
     shape: ShapeConfig = ShapeConfig()
     reading: ReadingConfig = ReadingConfig()

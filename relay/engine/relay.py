@@ -223,7 +223,7 @@ class Relay:
         if isinstance(answer, Refusal):
             return answer
         items = partial(self._items, answer, self.veil(origin))
-        if self._sieve is not None and may_concern(self._sieve, answer):
+        if self.is_sifted(answer):
             items = partial(self._sifted_items, answer, origin)
         return Reconciliation(items, self._shelf, most)
 
@@ -248,6 +248,10 @@ class Relay:
         """Return what scans for this reader: what it may see up to there."""
         scan: Scan = partial(self.store.scan, upto=upto, now=self.now(), veil=self.veil(origin))
         return scan if self._sieve is None else sifted(scan, self._sieve, origin)
+
+    def is_sifted(self, wanted: Filter) -> bool:
+        """Say whether what a filter matches may have to pass `sift`."""
+        return self._sieve is not None and may_concern(self._sieve, wanted)
 
     async def sift(self, rows: Sequence[Stored], origin: Origin) -> Sequence[Stored]:
         """Return those of the rows, seen through the veil, that this reader may see."""
@@ -338,7 +342,7 @@ class Relay:
         if not wanted:
             return 0
         head = await self.store.head()
-        if self._sieve is not None and any(may_concern(self._sieve, one) for one in wanted):
+        if any(map(self.is_sifted, wanted)):
             scan = self._scan(origin, head)
             return sum([len(page) async for page in merge([scan(one) for one in wanted])])
         return await self.store.count(wanted, upto=head, now=self.now(), veil=self.veil(origin))

@@ -1,6 +1,6 @@
 """The one door by which events leave for other relays: what an anonymous reader may see here, and less."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from relay.engine.feature import Origin
@@ -18,6 +18,7 @@ from relay.nostr.kinds import Retention, retention
 from relay.nostr.negentropy import Item
 from relay.nostr.reasons import Refusal
 from relay.nostr.tags import values
+from relay.store.api import Stored
 
 ANONYMOUS = Origin(address="", url="")
 """Who reads here without having proved a key."""
@@ -68,6 +69,8 @@ class Door:
         now, veil = self._relay.now(), self._relay.veil(ANONYMOUS)
         head = await self._relay.store.head()
         pages = self._relay.store.items(narrowed, upto=head, now=now, veil=veil)
+        if self._relay.is_sifted(narrowed):
+            pages = self._shown_items(self._relay.store.scan(narrowed, upto=head, now=now, veil=veil))
         assert isinstance(pages, AsyncGenerator)
         async with aclosing(pages):
             async for page in pages:
@@ -80,6 +83,10 @@ class Door:
                     return complete, oldest + 1
         return found, None
 
+    async def _shown_items(self, pages: AsyncIterator[list[Stored]]) -> AsyncGenerator[list[Item], None]:
+        async for page in pages:
+            yield [(row.created_at, bytes.fromhex(row.id)) for row in await self.shown(page)]
+
     async def events(self, ids: Sequence[str]) -> list[Event]:
         """Return those of these events that an anonymous reader may see now, oldest first."""
         wanted = self.narrow(Filter(ids=frozenset(ids)))
@@ -88,7 +95,11 @@ class Door:
         now, veil = self._relay.now(), self._relay.veil(ANONYMOUS)
         head = await self._relay.store.head()
         pages = self._relay.store.scan(wanted, upto=head, now=now, veil=veil)
-        return [row.event() async for page in pages for row in page][::-1]
+        return [row.event() async for page in pages for row in await self.shown(page)][::-1]
+
+    async def shown(self, rows: Sequence[Stored]) -> Sequence[Stored]:
+        """Return those of the rows that a read plugin shows to everybody, if there is one."""
+        return await self._relay.sift(rows, ANONYMOUS)
 
     def withheld(self, event: Event) -> str | None:
         """Say why an event does not leave; None: it may."""

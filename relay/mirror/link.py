@@ -264,7 +264,8 @@ class Link:
             if head > after:
                 async for rows in store.log(after=after, upto=head, now=self._house.relay.now()):
                     if rows:
-                        await exchange.send_all(self._due_of([row.event() for row in rows]))
+                        shown = await self._house.door.shown(rows)
+                        await exchange.send_all(self._due_of([row.event() for row in shown]))
                         self.cursor.sent = rows[-1].seq
                         self._on_change()
                 self.cursor.sent = head

@@ -7,6 +7,7 @@ from relay.engine.feature import Context, Feature
 from relay.policies import (
     clock,
     lists,
+    names,
     rates,
     read_plugin,
     reading,
@@ -26,6 +27,7 @@ ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     reading.feature,
     trust.feature,
     rates.feature,
+    names.feature,
     write_plugin.feature,
     read_plugin.feature,
 )

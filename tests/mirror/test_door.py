@@ -1,9 +1,11 @@
 """What may leave for other relays: what anybody may read here, and less."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relay.engine.jobs import close
 from relay.features.groups.vocabulary import CREATE_GROUP, EDIT_METADATA
 from relay.mirror.door import PRIVATE
 from relay.nostr.event import Event, encode
@@ -104,6 +106,20 @@ async def test_what_a_veil_hides_is_not_even_compared() -> None:
     assert cut is None
     assert await house.door.events([one.id for one in (*shown, *hidden)]) == [shown[1], shown[0]]
     assert house.door.withheld(hidden[2]) == "not for everybody"
+
+
+async def test_what_a_read_plugin_hides_from_everybody_is_not_even_compared() -> None:
+    hide = Path(__file__).parents[2] / "docs/operating/examples/hide_drafts.py"
+    house = house_of(plugins={"read": {"command": str(hide), "seconds": 30}})
+    shown, draft = note(ALICE), event(ALICE, 31_234, "draft", tags=[["d", "x"]])
+    await keep(house, [shown, draft])
+
+    items, _ = await house.door.items(Filter(), most=100)
+    events = await house.door.events([shown.id, draft.id])
+    await close(house.relay.features)
+
+    assert [id_.hex() for _, id_ in items] == [shown.id]
+    assert events == [shown]
 
 
 async def test_a_private_groups_words_are_not_even_compared() -> None:

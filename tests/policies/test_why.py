@@ -92,6 +92,20 @@ CASES = [
         "rate-limited: at most 2 a minute from one author of events of kind 1",
     ),
     Case(
+        "Retention",
+        "[relay.retention.notes]\nkinds = [1]\nmax_age_seconds = 60",
+        DRAFT | {"created_at": 1},
+        (),
+        "invalid: ",
+    ),
+    Case(
+        "Names at certain domains",
+        '[relay.policies.names]\ndomains = ["example.com"]',
+        DRAFT,
+        ("--as", ALICE.public),
+        "restricted: only people with a name (NIP-05) at example.com publish here",
+    ),
+    Case(
         "Read plugin",
         f'[relay.plugins.read]\ncommand = "{EXAMPLES}/hide_drafts.py"\nseconds = 30',
         {"kind": 31_234, "pubkey": ALICE.public},
