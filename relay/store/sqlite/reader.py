@@ -14,7 +14,18 @@ from relay.store.api import Seq, Stored
 from relay.store.sqlite.counting import Count, Found
 from relay.store.sqlite.cursors import KEYS_AT_ONCE, Asking, Cursors
 from relay.store.sqlite.listing import Listed, Listing
-from relay.store.sqlite.plan import Drive, Keys, Kinds, Span, cheapest, drives, hashed, recent_rows, span_of
+from relay.store.sqlite.plan import (
+    MOST_MERGED,
+    Drive,
+    Keys,
+    Kinds,
+    Span,
+    cheapest,
+    drives,
+    hashed,
+    recent_rows,
+    span_of,
+)
 from relay.store.sqlite.postings import MAX_TS, SEQ_MASK, Hashes
 from relay.store.sqlite.records import RecordReading
 from relay.store.sqlite.removed import Removed
@@ -23,6 +34,8 @@ from relay.store.sqlite.scanning import Page, Question, Scan
 from relay.store.sqlite.schema import failures_as_store_errors, hash_key, open_for_reading
 
 _CACHE_MIB = 32
+_MOST_EVENTS = 0.25
+"""A share of all events with which it costs less to walk through them all."""
 
 _T = TypeVar("_T")
 
@@ -112,6 +125,12 @@ class SqliteReader:
         `kinds` stands for the filter's own condition.
         """
         question = yield from self._plan(wanted, kinds, upto, now, Listed(MAX_CREATED_AT, []))
+        drive = question.drive
+        is_of_many_kinds = drive.keys is Keys.KINDS and drive.is_exact and len(drive.hashes) > MOST_MERGED
+        if is_of_many_kinds and kinds is not None and self._cursors.share(kinds.of) > _MOST_EVENTS:
+            # All events are walked through, rather than many parts merged.
+            everything = Drive(Keys.EVERYTHING, (self._hashes.everything,), kinds, True)
+            question = Question(wanted, everything, question.span, upto, now)
         yield from Listing(question, self._ask, self._cursors, self._rows).slices()
 
     def _needed(self, kinds: Kinds | None) -> Kinds | None:
