@@ -1,7 +1,8 @@
 """The one door by which events leave for other relays: what an anonymous reader may see here, and less."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from relay.engine.feature import Origin
 from relay.engine.relay import Relay
@@ -66,13 +67,7 @@ class Door:
         if isinstance(narrowed, Refusal):
             return [], None
         found: list[Item] = []
-        now, veil = self._relay.now(), self._relay.veil(ANONYMOUS)
-        head = await self._relay.store.head()
-        pages = self._relay.store.items(narrowed, upto=head, now=now, veil=veil)
-        if self._relay.is_sifted(narrowed):
-            pages = self._shown_items(self._relay.store.scan(narrowed, upto=head, now=now, veil=veil))
-        assert isinstance(pages, AsyncGenerator)
-        async with aclosing(pages):
+        async with aclosing(self._pages(narrowed)) as pages:
             async for page in pages:
                 found += page
                 if len(found) < most or not page:
@@ -83,26 +78,66 @@ class Door:
                     return complete, oldest + 1
         return found, None
 
-    async def _shown_items(self, pages: AsyncIterator[list[Stored]]) -> AsyncGenerator[list[Item], None]:
-        async for page in pages:
-            yield [(row.created_at, bytes.fromhex(row.id)) for row in await self.shown(page)]
+    async def _pages(self, narrowed: Filter) -> AsyncGenerator[list[Item], None]:
+        """Yield items as `Store.items` does; where they have to be looked at one by one, as `scan` does."""
+        relay = self._relay
+        if relay.is_sifted(narrowed):
+            async for rows in self._rows(narrowed):
+                yield [(row.created_at, bytes.fromhex(row.id)) for row in rows]
+            return
+        head, veil = await relay.store.head(), relay.veil(ANONYMOUS)
+        async for page in relay.store.items(narrowed, upto=head, now=relay.now(), veil=veil):
+            yield page
 
-    async def events(self, ids: Sequence[str]) -> list[Event]:
-        """Return those of these events that an anonymous reader may see now, oldest first."""
-        wanted = self.narrow(Filter(ids=frozenset(ids)))
+    async def _rows(self, narrowed: Filter) -> AsyncGenerator[Sequence[Stored], None]:
+        relay = self._relay
+        head, veil = await relay.store.head(), relay.veil(ANONYMOUS)
+        async for page in relay.store.scan(narrowed, upto=head, now=relay.now(), veil=veil):
+            # No budget of rows: this is the operator's own question.
+            yield await relay.sift(page, ANONYMOUS)
+
+    async def events(self, ids: Sequence[str], within: Filter) -> list[Event]:
+        """Return those of these that an anonymous reader who asks by a filter may see, oldest first."""
+        wanted = self.narrow(replace(within, ids=frozenset(ids), limit=None))
         if isinstance(wanted, Refusal):
             return []
-        now, veil = self._relay.now(), self._relay.veil(ANONYMOUS)
-        head = await self._relay.store.head()
-        pages = self._relay.store.scan(wanted, upto=head, now=now, veil=veil)
-        return [row.event() async for page in pages for row in await self.shown(page)][::-1]
+        return [row.event() async for page in self._rows(wanted) for row in page][::-1]
 
-    async def shown(self, rows: Sequence[Stored]) -> Sequence[Stored]:
-        """Return those of the rows that a read plugin shows to everybody, if there is one."""
-        return await self._relay.sift(rows, ANONYMOUS)
+    async def judged(
+        self, rows: Sequence[Stored], filters: Iterable[Filter]
+    ) -> list[tuple[Event, str | None]]:
+        """Return the rows that meet one of the filters, and why each stays; None: it may leave.
+
+        Raises StoreError.
+        """
+        asked = list(filters)
+        events = [row.event() for row in rows]
+        meant = [
+            (row, event)
+            for row, event in zip(rows, events, strict=True)
+            if any(wanted.matches(event) for wanted in asked)
+        ]
+        if not meant:
+            return []
+        leaving = self._leaving(asked)
+        seen = {row.seq for row in await self._relay.sift([row for row, _ in meant], ANONYMOUS)}
+        judged = []
+        for row, event in meant:
+            reason = self.withheld(event)
+            if reason is None and (
+                row.seq not in seen or not any(wanted.matches(event) for wanted in leaving)
+            ):
+                reason = "not for everybody"
+            judged.append((event, reason))
+        return judged
+
+    def _leaving(self, filters: Iterable[Filter]) -> list[Filter]:
+        """Return what an anonymous reader may ask for, of what the filters ask."""
+        narrowed = map(self.narrow, filters)
+        return [one for one in narrowed if not isinstance(one, Refusal)]
 
     def withheld(self, event: Event) -> str | None:
-        """Say why an event does not leave; None: it may."""
+        """Say why an event that `events` found, or `judged` knows, does not leave; None: it may."""
         if event.kind in PRIVATE:
             return "private messages"
         if retention(event.kind) is Retention.EPHEMERAL:

@@ -192,9 +192,9 @@ class Exchange:
                     raise _TooMuch(f"it claims {len(need):,} events and gives none that can be kept")
                 items, _ = await self._door.items(window, most=2 * self._window_events)
                 continue
-            taken = await self._send_missing(items, have) if self._direction.is_up else []
+            taken = await self._send_missing(window, items, have) if self._direction.is_up else []
             if self._direction.is_up and not self._dry_run:
-                await self._look_closer(items, have)
+                await self._look_closer(window, items, have)
             if self._report.has_moved > moved:
                 await self._check_kept(window, taken)
             elif self._direction.is_down:
@@ -229,11 +229,12 @@ class Exchange:
             known = await self._store.known([EventId(id_) for id_ in need])
             self._report.left_here += len(need) - len(known)
 
-    async def _look_closer(self, items: Sequence[Item], lacking: Iterable[str]) -> None:
+    async def _look_closer(self, window: Filter, items: Sequence[Item], lacking: Iterable[str]) -> None:
         """Ask for some of the events that the partner says it has."""
         lacks = set(lacking)
         some = self._chance.sample(items, min(len(items), 2 * _LOOKED_AT))
-        ours = await self._door.events([id_ for _, raw in some if (id_ := raw.hex()) not in lacks])
+        claimed = [id_ for _, raw in some if (id_ := raw.hex()) not in lacks]
+        ours = await self._door.events(claimed, window)
         asked = [event.id for event in ours if self._door.withheld(event) is None][:_LOOKED_AT]
         if not asked:
             return
@@ -316,7 +317,7 @@ class Exchange:
 
     # What goes out
 
-    async def _send_missing(self, items: Sequence[Item], lacking: Iterable[str]) -> list[str]:
+    async def _send_missing(self, window: Filter, items: Sequence[Item], lacking: Iterable[str]) -> list[str]:
         """Send what may leave; return the ids of what the partner says it took."""
         lacks = set(lacking)
         # A deletion should come after what it deletes.
@@ -324,7 +325,7 @@ class Exchange:
         taken: list[str] = []
         for start in range(0, len(ids), _SENT_AT_ONCE):
             due = []
-            for event in await self._door.events(ids[start : start + _SENT_AT_ONCE]):
+            for event in await self._door.events(ids[start : start + _SENT_AT_ONCE], window):
                 reason = self._door.withheld(event)
                 if reason is not None:
                     self._report.withheld.add(reason)
@@ -426,7 +427,7 @@ class Exchange:
         until = window.until
         while True:
             items, cut = await self._door.items(replace(window, until=until), most=self._window_events)
-            await self._send_missing(items, {id_.hex() for _, id_ in items} - theirs)
+            await self._send_missing(window, items, {id_.hex() for _, id_ in items} - theirs)
             if cut is None:
                 return
             until = cut - 1

@@ -29,7 +29,7 @@ from relay.mirror.house import House, Partner
 from relay.mirror.report import Report
 from relay.nostr.event import Event
 from relay.nostr.filter import Filter
-from relay.store.api import Seq, StoreError
+from relay.store.api import Seq, Stored, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -264,8 +264,7 @@ class Link:
             if head > after:
                 async for rows in store.log(after=after, upto=head, now=self._house.relay.now()):
                     if rows:
-                        shown = await self._house.door.shown(rows)
-                        await exchange.send_all(self._due_of([row.event() for row in shown]))
+                        await exchange.send_all(await self._due_of(rows))
                         self.cursor.sent = rows[-1].seq
                         self._on_change()
                 self.cursor.sent = head
@@ -276,17 +275,12 @@ class Link:
             except TimeoutError:
                 pass
 
-    def _due_of(self, events: Sequence[Event]) -> list[Event]:
+    async def _due_of(self, rows: Sequence[Stored]) -> list[Event]:
         due = []
-        # What may be seen may have changed since the last time.
-        self._house.relay.catch_up()
-        for event in events:
+        for event, reason in await self._house.door.judged(rows, self.stream.filters):
             # An event that came from there does not go back.
             if event.id in self._acquaintance.seen or event.id in self._acquaintance.refused_there:
                 continue
-            if not any(wanted.matches(event) for wanted in self.stream.filters):
-                continue
-            reason = self._house.door.withheld(event)
             if reason is None:
                 due.append(event)
             else:

@@ -8,12 +8,15 @@ import pytest
 from relay.engine.jobs import close
 from relay.features.groups.vocabulary import CREATE_GROUP, EDIT_METADATA
 from relay.mirror.door import PRIVATE
+from relay.mirror.house import House
 from relay.nostr.event import Event, encode
 from relay.nostr.filter import Filter
 from relay.nostr.reasons import Refusal
+from relay.store.api import Seq
 from tests.events import ALICE, BOB, NOW, event, note
 from tests.mirror.houses import KEY, held, house_of, keep
 
+HIDDEN = "not for everybody"
 TO_BOB = [["p", BOB.public]]
 LEAVING: dict[str, Event] = {
     "a note": note(ALICE),
@@ -104,22 +107,8 @@ async def test_what_a_veil_hides_is_not_even_compared() -> None:
 
     assert {id_.hex() for _, id_ in items} == {one.id for one in shown}
     assert cut is None
-    assert await house.door.events([one.id for one in (*shown, *hidden)]) == [shown[1], shown[0]]
+    assert await house.door.events([one.id for one in (*shown, *hidden)], Filter()) == [shown[1], shown[0]]
     assert house.door.withheld(hidden[2]) == "not for everybody"
-
-
-async def test_what_a_read_plugin_hides_from_everybody_is_not_even_compared() -> None:
-    hide = Path(__file__).parents[2] / "docs/operating/examples/hide_drafts.py"
-    house = house_of(plugins={"read": {"command": str(hide), "seconds": 30}})
-    shown, draft = note(ALICE), event(ALICE, 31_234, "draft", tags=[["d", "x"]])
-    await keep(house, [shown, draft])
-
-    items, _ = await house.door.items(Filter(), most=100)
-    events = await house.door.events([shown.id, draft.id])
-    await close(house.relay.features)
-
-    assert [id_.hex() for _, id_ in items] == [shown.id]
-    assert events == [shown]
 
 
 async def test_a_private_groups_words_are_not_even_compared() -> None:
@@ -145,7 +134,39 @@ async def test_what_only_some_may_read_does_not_leave_at_all() -> None:
 
     assert isinstance(house.door.narrow(Filter()), Refusal)
     assert await house.door.items(Filter(), most=100) == ([], None)
-    assert await house.door.events([note(ALICE).id]) == []
+    assert await house.door.events([note(ALICE).id], Filter()) == []
+
+
+async def test_only_what_strangers_may_ask_for_leaves() -> None:
+    house = house_of(policies={"reading": {"kinds": ["1"]}})
+    await keep(house, [note(ALICE), event(ALICE, 7)])
+    notes_only, all_kinds = Filter(kinds=frozenset({1})), Filter()
+
+    assert await judged(house, notes_only, all_kinds) == {note(ALICE).id: None, event(ALICE, 7).id: HIDDEN}
+    assert len((await house.door.items(notes_only, most=100))[0]) == 1
+    assert await house.door.events([note(ALICE).id, event(ALICE, 7).id], notes_only) == [note(ALICE)]
+    assert await house.door.items(all_kinds, most=100) == ([], None)
+
+
+async def test_what_a_plugin_hides_from_strangers_neither_leaves_nor_is_compared() -> None:
+    hide = Path(__file__).parents[2] / "docs/operating/examples/hide_drafts.py"
+    house = house_of(plugins={"read": {"command": str(hide), "seconds": 60}})
+    shown, draft = note(ALICE), event(ALICE, 31_234, "draft", tags=[["d", "x"]])
+    await keep(house, [shown, draft])
+    try:
+        items, _ = await house.door.items(Filter(), most=100)
+        assert [id_.hex() for _, id_ in items] == [shown.id]
+        assert await house.door.events([shown.id, draft.id], Filter()) == [shown]
+        assert await judged(house, Filter()) == {shown.id: None, draft.id: HIDDEN}
+    finally:
+        await close(house.relay.features)
+
+
+async def judged(house: House, *filters: Filter) -> dict[str, str | None]:
+    head = await house.store.head()
+    pages = house.store.log(after=Seq(0), upto=head, now=NOW)
+    rows = [row async for page in pages for row in page]
+    return {one.id: reason for one, reason in await house.door.judged(rows, filters)}
 
 
 def test_asking_for_letters_alone_is_refused() -> None:

@@ -148,6 +148,19 @@ async def test_what_is_not_for_everybody_never_leaves_live() -> None:
         assert link.health.totals.withheld.total == 4
 
 
+async def test_what_takes_a_key_to_read_never_leaves_live() -> None:
+    house = house_of(auth={"read": True})
+    await keep(house, [note(ALICE, "before")])
+
+    async with SmallRelay() as relay, running(link := link_of(house, relay.url)):
+        await keep(house, [note(ALICE, "live")])
+        await until(lambda: link.health.totals.withheld.total == 1)
+
+        assert published(relay) == []
+        said = "".join(m.frame.hex() for m in relay.heard if isinstance(m, NegOpen))
+        assert note(ALICE, "before").id not in said
+
+
 async def test_an_outage_loses_nothing_on_either_side(clock: Clock) -> None:
     house = house_of()
     cursor = Cursor()
