@@ -8,7 +8,7 @@ from relay import features, policies
 from relay.config import RelayConfig
 from relay.engine.desk import NOBODYS_DESK, Desk
 from relay.engine.feature import Context, Feature, Search, nobody
-from relay.engine.limits import Spend, unlimited
+from relay.engine.limits import Drain, Spend, bottomless, unlimited
 from relay.features.management.book import membership
 from relay.nostr.keys import SecretKey
 from relay.nostr.nip19 import secret_key
@@ -35,15 +35,17 @@ def relay_features(
     spend: Spend = unlimited,
     desk: Desk = NOBODYS_DESK,
     search: Search | None = None,
+    drain: Drain = bottomless,
 ) -> tuple[Feature, ...]:
     """Return all that this relay does, in order.
 
-    `spend` takes from the buckets of all workers; `desk` reads records, where there is a store; `search`
-    answers where words are asked for.
+    `spend` and `drain` take from the buckets of all workers; `desk` reads records, where there is a store;
+    `search` answers where words are asked for.
     """
     context = Context(
         key=key,
         spend=spend,
+        drain=drain,
         desk=desk,
         search=search,
         is_member=_membership(config, desk),

@@ -246,6 +246,26 @@ class ReadingConfig(Table):
     )
 
 
+class BudgetConfig(Table):
+    """[relay.policies.budget]: how much work questions may be; not for admins, members and trusted keys.
+
+    Work is the time in which a worker reads for the question; it is not known before.
+    """
+
+    seconds_per_question: float | None = Field(
+        None, ge=0.001, examples=[0.5], description="Of work for one REQ, COUNT or Negentropy session."
+    )
+    rows_per_question: int | None = Field(
+        None, ge=1, examples=[2_000], description="Events sent for one REQ, over all its filters."
+    )
+    seconds_per_minute: float | None = Field(
+        None, ge=0.001, examples=[5.0], description="Of work for all questions from one address in a minute."
+    )
+    rows_per_minute: int | None = Field(
+        None, ge=1, examples=[20_000], description="Events in all answers to one address in a minute."
+    )
+
+
 class PoliciesConfig(Table):
     """[relay.policies]: what the operator wants beside what NIPs and limits say; all off at first."""
 
@@ -257,6 +277,7 @@ class PoliciesConfig(Table):
     window: WindowConfig = WindowConfig()
     shape: ShapeConfig = ShapeConfig()
     reading: ReadingConfig = ReadingConfig()
+    budget: BudgetConfig = BudgetConfig()
 
 
 class WritePluginConfig(Table):

@@ -107,7 +107,9 @@ class RunningRelay:
             raise
 
     def _features(self, config: RelayConfig) -> tuple[Feature, ...]:
-        return relay_features(config, self._key, self._board.spend, self._desk, self._searcher)
+        return relay_features(
+            config, self._key, self._board.spend, self._desk, self._searcher, self._board.drain
+        )
 
     async def adopt(self, site: Site) -> None:
         """Go on by other settings; what has not changed goes on undisturbed. Raises StoreError."""

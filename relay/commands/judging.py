@@ -17,12 +17,15 @@ from relay.engine.admission import Admission
 from relay.engine.explanation import Verdict, ask_slowly, explain_event, explain_question, explain_seeing
 from relay.engine.feature import Feature, Origin
 from relay.engine.limits import Rate
+from relay.engine.relay import Relay
+from relay.engine.sifting import Exhausted
+from relay.engine.subscription import LiveEvent, Subscription
 from relay.net.session import refuse_large
 from relay.net.workers import CannotStart
 from relay.nostr.event import Event, EventId, InvalidEvent, PubKey, compute_id, decode, encode, parse_event
 from relay.nostr.filter import Filter, InvalidFilter, parse_filter
 from relay.nostr.nip19 import public_key
-from relay.nostr.reasons import Refusal, invalid
+from relay.nostr.reasons import Prefix, Refusal, invalid
 from relay.settings import config_option
 from relay.store.api import StoreError
 from relay.transfer.progress import meter
@@ -30,6 +33,8 @@ from relay.transfer.progress import meter
 EXAMPLES = 3
 """Events that are shown for each rule of a dry run."""
 _MESSAGE = "Limits of a message"
+_ANSWER = "Budgets of questions"
+ANSWERING = "while it is answered"
 
 
 class _Key(click.ParamType[str]):
@@ -177,7 +182,7 @@ async def _explain(
     now = int(time.time())
     buckets = Buckets(float(now))
     outcome = _Outcome(())
-    async with judging(config, buckets.spend, now=now) as (relay, desk, _):
+    async with judging(config, buckets.spend, buckets.drain, now=now) as (relay, desk, _):
         while number < times:
             number += 1
             if isinstance(asked, _Draft) and seen:
@@ -197,9 +202,42 @@ async def _explain(
                 refusal = refuse_large(asked, config.relay.limits)
                 verdicts = explain_question(relay.features, asked, origin)
                 outcome = _Outcome([Verdict(_MESSAGE, "message", refusal), *verdicts])
+                # What the index of words finds is not asked for here.
+                if outcome.refusal is None and all(one.search is None for one in asked):
+                    outcome = _Outcome([*outcome.verdicts, await _answered(relay, asked, origin)])
             if outcome.refusal is not None:
                 break
     return outcome, number
+
+
+@dataclass(frozen=True, slots=True)
+class _Nobody:
+    """Who asks, and is sent nothing."""
+
+    origin: Origin
+
+    def deliver(self, subscription: Subscription, events: Sequence[LiveEvent]) -> None:
+        raise NotImplementedError
+
+    def end_slow(self, subscription: Subscription) -> None:
+        raise NotImplementedError
+
+
+async def _answered(relay: Relay, filters: Sequence[Filter], origin: Origin) -> Verdict:
+    """Answer the question from what is stored, as a REQ is."""
+    sieve = next((one.title for one in relay.features if one.sieve is not None), "")
+    narrowed = relay.pass_gates(filters, origin, may_search=True)
+    if isinstance(narrowed, Refusal):
+        return Verdict(_ANSWER, ANSWERING, narrowed)
+    subscription = Subscription("why", narrowed, _Nobody(origin))
+    await relay.draw_line(subscription)
+    try:
+        async for _ in relay.answer(subscription):
+            pass
+    except Exhausted as error:
+        title = sieve if error.refusal.prefix is Prefix.BLOCKED else _ANSWER
+        return Verdict(title, ANSWERING, error.refusal)
+    return Verdict(_ANSWER, ANSWERING, None)
 
 
 def _as_lines(outcome: _Outcome, asked: object, tried: int) -> Iterable[str]:
@@ -250,6 +288,13 @@ class Buckets:
         is_left = tokens >= 1
         self._held[name] = (tokens - 1 if is_left else tokens, self.now)
         return is_left
+
+    def drain(self, name: str, rate: Rate, amount: float) -> bool:
+        """See `relay.engine.limits.Drain`."""
+        tokens, touched = self._held.get(name, (float(rate.most), self.now))
+        tokens = rate.refill(tokens, self.now - touched) - amount
+        self._held[name] = (tokens, self.now)
+        return tokens > 0
 
 
 @dataclass(slots=True)
@@ -311,7 +356,7 @@ async def _dry_run(config: Configuration, wanted: Filter) -> _Findings:
     found = _Findings()
     now = int(time.time())
     buckets = Buckets(0.0)
-    async with judging(config, buckets.spend, now=now) as (relay, _, key):
+    async with judging(config, buckets.spend, buckets.drain, now=now) as (relay, _, key):
         rules = [
             (one.title, Admission([one]))
             for one in relay.features

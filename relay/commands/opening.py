@@ -17,7 +17,7 @@ from relay.engine.desk import Desk
 from relay.engine.feature import Feature
 from relay.engine.followers import Followers
 from relay.engine.jobs import close
-from relay.engine.limits import Spend
+from relay.engine.limits import Drain, Spend
 from relay.engine.relay import Relay
 from relay.net.workers import CannotStart
 from relay.nostr.keys import SecretKey
@@ -165,11 +165,11 @@ class Judging(NamedTuple):
 
 
 @asynccontextmanager
-async def judging(config: Configuration, spend: Spend, *, now: int) -> AsyncIterator[Judging]:
+async def judging(config: Configuration, spend: Spend, drain: Drain, *, now: int) -> AsyncIterator[Judging]:
     """Put together what a relay with this configuration judges by, what it has stored included.
 
-    Where there is no database yet, nothing is stored. `spend` takes from the buckets. Raises CannotStart,
-    StoreError.
+    Where there is no database yet, nothing is stored. `spend` and `drain` take from the buckets. Raises
+    CannotStart, StoreError.
     """
     from relay import assembly
     from relay.store.memory import MemoryStore
@@ -178,13 +178,20 @@ async def judging(config: Configuration, spend: Spend, *, now: int) -> AsyncIter
     with ExitStack() as held:
         key = assembly.read_key(config.data / assembly.KEY) if is_there else SecretKey.generate()
         desk = Desk()
-        features = assembly.relay_features(config.relay, key, spend, desk)
+        features = assembly.relay_features(config.relay, key, spend, desk, drain=drain)
         store: Store = MemoryStore(assembly.tables_of(features))
         if is_there:
             store = await _open_store(config, features, held)
         try:
             desk.open(store)
-            relay = Relay(store, features, max_limit=1, buffer_bytes=1, now=lambda: now)
+            limits = config.relay.limits
+            relay = Relay(
+                store,
+                features,
+                max_limit=limits.max_limit,
+                buffer_bytes=limits.max_outbox_bytes,
+                now=lambda: now,
+            )
             relay.catch_up()
             for job in (job for feature in features for job in feature.jobs if job.everywhere):
                 await job.run(now)

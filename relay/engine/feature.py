@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from relay.engine.desk import NOBODYS_DESK, Desk
-from relay.engine.limits import Spend, unlimited
+from relay.engine.limits import Drain, Spend, bottomless, unlimited
 from relay.nostr.event import Event, PubKey
 from relay.nostr.filter import Filter
 from relay.nostr.keys import SecretKey
@@ -90,6 +90,13 @@ Effect = Callable[[Write], Write]
 """Adds address, expiry, owners or removals to a Write."""
 
 Part = TypeVar("Part")
+
+
+Charge = Callable[[float, int], Refusal | None]
+"""(seconds of work, rows found) since the last call → why the question ends here, or None."""
+
+Toll = Callable[[Origin], Charge | None]
+"""Called when a question begins to be answered: what is told its cost; None where nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +270,8 @@ class Context:
     """The relay's own key, `self` in NIP-11."""
     spend: Spend = unlimited
     """Takes from a named bucket that all workers share."""
+    drain: Drain = bottomless
+    """Takes any amount from such a bucket."""
     desk: Desk = NOBODYS_DESK
     """Reads and changes the records of tables while the relay runs; of no use inside a table."""
     search: Search | None = None
@@ -286,6 +295,8 @@ class Feature:
     """Asked last, about what all other rules let pass. No event is with one twice at a time."""
     doorkeepers: tuple[Doorkeeper, ...] = ()
     gates: tuple[Gate, ...] = ()
+    toll: Toll | None = None
+    """One feature's at most."""
     veils: tuple[VeilRule, ...] = ()
     sieve: Sieve | None = None
     """One feature's at most."""

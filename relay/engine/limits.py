@@ -33,6 +33,17 @@ def unlimited(name: str, rate: Rate) -> bool:
     return True
 
 
+Drain = Callable[[str, Rate, float], bool]
+"""(name of a bucket, rate, amount): take so much of it, also more than it holds → whether something is left.
+
+What costs is known when it is done: who has taken too much waits until the bucket has filled again."""
+
+
+def bottomless(name: str, rate: Rate, amount: float) -> bool:
+    """Take from a bucket that is never empty."""
+    return True
+
+
 def counted_as(address: str) -> str:
     """Return what an address is limited as: itself, or an IPv6 address' /64 network.
 

@@ -22,11 +22,13 @@ from relay.engine.feature import (
     Request,
     Search,
     Sieve,
+    Toll,
     VeilRule,
 )
 from relay.engine.followers import Followers
 from relay.engine.index import SubscriptionIndex
 from relay.engine.intake import Arrival, Intake, Reply
+from relay.engine.metering import Metered, metered
 from relay.engine.reconciliation import Reconciliation, Shelf
 from relay.engine.sifting import may_concern, sift, sifted
 from relay.engine.subscription import LiveEvent, Subscription, merge
@@ -126,6 +128,7 @@ class Relay:
         self._turning_away = tuple(one.turns_away for one in features if one.turns_away is not None)
         self._lapses = tuple(lapse for feature in features for lapse in feature.lapses)
         self._sieve: Sieve | None = next((one.sieve for one in features if one.sieve is not None), None)
+        self._toll: Toll | None = next((one.toll for one in features if one.toll is not None), None)
         self._search: Search | None = next((one.search for one in features if one.search is not None), None)
         self._max_limit = max_limit
         self._buffer_bytes = buffer_bytes
@@ -186,11 +189,12 @@ class Relay:
         for is_refused in self._doorkeepers:
             if (refusal := is_refused(filters, origin)) is not None:
                 return refusal
-        return self._pass_gates(filters, origin, may_search=may_search)
+        return self.pass_gates(filters, origin, may_search=may_search)
 
-    def _pass_gates(
+    def pass_gates(
         self, filters: Sequence[Filter], origin: Origin, *, may_search: bool
     ) -> list[Filter] | Refusal:
+        """Return what `ask` does, nobody being asked at the door."""
         narrowed = []
         for wanted in filters:
             answer = self._narrow(wanted, origin, may_search=may_search)
@@ -225,7 +229,7 @@ class Relay:
         items = partial(self._items, answer, self.veil(origin))
         if self.is_sifted(answer):
             items = partial(self._sifted_items, answer, origin)
-        return Reconciliation(items, self._shelf, most)
+        return Reconciliation(partial(self._metered, items, origin), self._shelf, most)
 
     def comparable(self, wanted: Filter, origin: Origin) -> Filter | Refusal:
         """Return a filter as this reader may reconcile by it, or why not. Raises StoreError."""
@@ -234,6 +238,15 @@ class Relay:
             if (refusal := is_refused((wanted,), origin)) is not None:
                 return refusal
         return self._narrow(wanted, origin, may_search=False)
+
+    async def _metered(
+        self, items: Callable[[], AsyncGenerator[list[Item], None]], origin: Origin
+    ) -> AsyncGenerator[list[Item], None]:
+        charge = None if self._toll is None else self._toll(origin)
+        # What is compared is bounded by itself; only the work counts.
+        pages = items() if charge is None else metered(items(), lambda seconds, _: charge(seconds, 0))
+        async for page in pages:
+            yield page
 
     async def _items(self, wanted: Filter, veil: Veil) -> AsyncGenerator[list[Item], None]:
         head = await self.store.head()
@@ -267,6 +280,12 @@ class Relay:
     async def draw_line(self, subscription: Subscription) -> None:
         """Set where in the log the stored part of an opened subscription ends. Raises StoreError."""
         subscription.line = await self.store.head()
+
+    def answer(self, subscription: Subscription) -> AsyncIterator[list[Stored]]:
+        """Yield what `stored` does, within the budget of who asks. Raises StoreError, Exhausted."""
+        pages = self.stored(subscription)
+        charge = None if self._toll is None else self._toll(subscription.reader.origin)
+        return pages if charge is None else metered(pages, charge)
 
     async def stored(self, subscription: Subscription) -> AsyncIterator[list[Stored]]:
         """Yield what is stored up to the line, newest first, ties by lowest id, each event once.
@@ -326,7 +345,7 @@ class Relay:
         What they had narrowed before stays so, until its client asks again.
         """
         # It was let in; only what it may see is asked again.
-        answer = self._pass_gates(subscription.filters, subscription.reader.origin, may_search=True)
+        answer = self.pass_gates(subscription.filters, subscription.reader.origin, may_search=True)
         if isinstance(answer, Refusal):
             return answer
         narrowed = [new.limited(old.limit) for new, old in zip(answer, subscription.filters, strict=True)]
@@ -337,7 +356,15 @@ class Relay:
         return None
 
     async def count(self, filters: Sequence[Filter], origin: Origin) -> int:
-        """Return how many events that this reader may see match any of the filters. Raises StoreError."""
+        """Return how many events that this reader may see match any of the filters.
+
+        Raises StoreError, Exhausted.
+        """
+        charge = None if self._toll is None else self._toll(origin)
+        counting = self._count(filters, origin)
+        return await (counting if charge is None else Metered(counting, charge))
+
+    async def _count(self, filters: Sequence[Filter], origin: Origin) -> int:
         wanted = [f.limited(None) for f in filters if not f.is_empty]
         if not wanted:
             return 0

@@ -229,6 +229,15 @@ class Board:
         """Take one token of the bucket of this name, which is no address; see `take`."""
         return self.take(self.slot(name), Bucket.EVENTS, rate)
 
+    def drain(self, name: str, rate: Rate, amount: float) -> bool:
+        """Take any amount of the bucket of this name; see `relay.engine.limits.Drain`."""
+        place = self.slot(name) * len(Bucket) + Bucket.EVENTS
+        now = time.monotonic()
+        tokens = rate.refill(self._tokens[place], now - self._touched[place]) - amount
+        self._touched[place] = now
+        self._tokens[place] = tokens
+        return tokens > 0
+
     def connect(self, slot: int, most: int) -> bool:
         """Count one more connection of an address; False when it has `most` (0: no limit) already."""
         if most and self.connections(slot) >= most:

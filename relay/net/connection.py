@@ -538,7 +538,7 @@ class Connection:
         began, waited = monotonic(), 0.0
         try:
             await self._relay.draw_line(subscription)
-            async for page in self._relay.stored(subscription):
+            async for page in self._relay.answer(subscription):
                 size += self._frames.add_stored(pieces, prefix, page)
                 rows += len(page)
                 if size >= CHUNK_BYTES:

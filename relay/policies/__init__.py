@@ -5,6 +5,7 @@ from collections.abc import Callable
 from relay.config import RelayConfig
 from relay.engine.feature import Context, Feature
 from relay.policies import (
+    budget,
     clock,
     lists,
     names,
@@ -27,6 +28,7 @@ ALL: tuple[Callable[[RelayConfig, Context], Feature], ...] = (
     reading.feature,
     trust.feature,
     rates.feature,
+    budget.feature,
     names.feature,
     write_plugin.feature,
     read_plugin.feature,

@@ -314,6 +314,7 @@ class House:
         context = Context(
             key=RELAY_KEY,
             spend=self.board.spend,
+            drain=self.board.drain,
             desk=self.desk,
             search=search,
             is_member=membership(self.desk) if self.config.members.enabled else nobody,

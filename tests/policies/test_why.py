@@ -99,6 +99,20 @@ CASES = [
         "invalid: ",
     ),
     Case(
+        "Budgets of questions",
+        "[relay.policies.budget]\nrows_per_question = 2",
+        {"kinds": [1]},
+        (),
+        "restricted: an answer has 2 events at most; ask for less",
+    ),
+    Case(
+        "Budgets of questions",
+        "[relay.policies.budget]\nrows_per_minute = 7",
+        {"kinds": [1]},
+        ("--times", "3", "--address", "192.0.2.9"),
+        "rate-limited: one address gets 7 a minute of events in answers",
+    ),
+    Case(
         "Names at certain domains",
         '[relay.policies.names]\ndomains = ["example.com"]',
         DRAFT,
@@ -143,8 +157,8 @@ def why(folder: Path, config: str, given: object, *arguments: str) -> tuple[int,
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.title}, {case.reason[:20]}")
-def test_every_policy_refuses_with_its_prefix_and_is_named(case: Case, tmp_path: Path) -> None:
-    code, told = why(tmp_path, case.config, case.given, *case.arguments)
+def test_every_policy_refuses_with_its_prefix_and_is_named(case: Case, stored: Path) -> None:
+    code, told = why(stored, case.config, case.given, *case.arguments)
 
     assert (code, told["taken"], told["rule"]) == (1, False, case.title)
     assert told["reason"].startswith(case.reason)
@@ -154,8 +168,8 @@ def test_every_policy_refuses_with_its_prefix_and_is_named(case: Case, tmp_path:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.title}, {case.reason[:20]}")
-def test_without_the_policy_the_same_is_taken(case: Case, tmp_path: Path) -> None:
-    code, told = why(tmp_path, "", case.given, *case.arguments)
+def test_without_the_policy_the_same_is_taken(case: Case, stored: Path) -> None:
+    code, told = why(stored, "", case.given, *case.arguments)
 
     assert (code, told["taken"], told["reason"], told["rule"]) == (0, True, None, None)
 
