@@ -454,8 +454,7 @@ class Operation:
     def _worker(self, number: int) -> Program:
         name = f"worker {number}"
         orders, boards, processes = self._ordered(name), self._boards, self._processes
-        # A successor with fewer workers inherits more sockets, whose queues must not be lost.
-        sockets = self._sockets[number::processes]
+        sockets = self._sockets
         # While two generations of workers serve, neither is alone.
         alone = processes == 1 and self._inheritance is None
 

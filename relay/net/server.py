@@ -26,6 +26,7 @@ from relay.net.connection import Connection
 from relay.net.control import taking_orders
 from relay.net.deflate import PLAIN, Deflater, InvalidExtensions, negotiate
 from relay.net.directory import Directory
+from relay.net.entrance import Entrance
 from relay.net.http import Pages
 from relay.net.proxies import Proxies, Visitor
 from relay.net.slow import SlowQuestions
@@ -167,7 +168,6 @@ class Server:
         `beside` are the servers of other relays on the same sockets. Goodbyes are spread over
         `goodbye_seconds`, asked for when it stops: those who are still there are served meanwhile.
         """
-        loop = asyncio.get_running_loop()
         everyone = (self, *beside)
         if beside:
             self._directory = Directory((one._settings.hosts, one._settings.path, one) for one in everyone)
@@ -177,27 +177,18 @@ class Server:
             for server in everyone:
                 server._tasks, server._turns = tasks, self._turns
                 caring.append(tasks.create_task(server._look_after()))
-            tls = self._certificates
-            listeners = [
-                await loop.create_server(
-                    http,
-                    sock=one,
-                    backlog=4096,
-                    ssl=None if tls is None else tls.context,
-                    ssl_handshake_timeout=(
-                        None if tls is None else self._settings.timeouts.handshake_seconds
-                    ),
-                    ssl_shutdown_timeout=None if tls is None else CLOSING_SECONDS,
-                )
-                for one in sockets
-            ]
+
+            def welcome(accepted: socket.socket) -> None:
+                tasks.create_task(self._welcome(http, accepted))
+
+            entrance = Entrance(sockets, welcome, lambda: self._has_more(everyone))
+            entrance.open()
             async with AsyncExitStack() as doors:
                 for server in everyone:
                     await server._open_side_doors(doors)
                 ready.set()
                 await stop.wait()
-            for listener in listeners:
-                listener.close()
+            entrance.close()
             await asyncio.gather(*(server._take_leave(goodbye_seconds()) for server in everyone))
             await self._await_newcomers()
             for task in caring:
@@ -235,6 +226,35 @@ class Server:
             "shown": [connection.report() for connection in ranked[:REPORTED]],
             "slow": list(self._slow.latest),
         }
+
+    def _has_more(self, everyone: Sequence["Server"]) -> bool:
+        """Say whether another worker has fewer connections than this one, of all relays together."""
+        boards = [server._board for server in everyone]
+        open_ = [
+            sum(board.of(process, Counter.CONNECTIONS_OPEN) for board in boards)
+            for process in range(self._board.processes)
+        ]
+        here = open_.pop(self._board.process) + len(self._newcomers)
+        return bool(open_) and here > min(open_)
+
+    async def _welcome(self, http: _HttpServer, accepted: socket.socket) -> None:
+        """Let the HTTP server have a connection, behind the handshake of TLS where that is spoken."""
+        tls = self._certificates
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                http,
+                accepted,
+                ssl=None if tls is None else tls.context,
+                ssl_handshake_timeout=None if tls is None else self._settings.timeouts.handshake_seconds,
+                ssl_shutdown_timeout=None if tls is None else CLOSING_SECONDS,
+            )
+        except OSError:
+            # Gone already, or no TLS that we understand.
+            accepted.close()
+        except Exception:
+            # A mistake of ours must not take the other clients down.
+            log.exception("a connection could not be taken")
+            accepted.close()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, an upgrade among them, or let the server answer whose relay it is for."""

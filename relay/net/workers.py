@@ -1,7 +1,7 @@
 """The supervisor: starts the programs that make up a relay, restarts what dies, stops them in order.
 
-It binds one listening socket per worker and hands it over by descriptor, so sockets outlive workers:
-who connects while a worker restarts waits in the accept queue instead of being refused.
+It binds the listening sockets and hands them over by descriptor, so sockets outlive workers: who connects
+while a worker restarts is accepted by another one, or waits in the accept queue instead of being refused.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class Program:
 
 
 def bind(host: str, port: int, count: int) -> list[socket.socket]:
-    """Bind `count` sockets to one address, the kernel spreading connections over them.
+    """Bind `count` sockets to one address, the kernel spreading connections over their accept queues.
 
     Refuses a port that somebody else listens on, which SO_REUSEPORT alone would share silently.
     Raises CannotStart.
