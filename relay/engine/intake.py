@@ -189,7 +189,7 @@ class Intake:
         return batch
 
     async def _take_batch(self, arrived: list[Arrival], commits: asyncio.TaskGroup) -> None:
-        now, looked_up = self._now(), self._repetition.is_common
+        now, looked_up = self._now(), self._repetition.pays(len(arrived))
         fresh = await self._sift(arrived, now, look_up=looked_up)
         while len(self._judged) >= MAX_JUDGED:
             self._fewer_judged.clear()

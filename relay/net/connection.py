@@ -426,16 +426,13 @@ class Connection:
         self._pending -= 1
         if self._room is not None and self._pending <= self._settings.limits.max_pending_events // 2:
             self._room.set()
-        if accepted and not reason:
-            self._board.add(Counter.EVENTS_ACCEPTED)
-            self._outbox.push(accepted_frame(event_id))
-            return
         if accepted:
-            self._board.add(Counter.EVENTS_DUPLICATE)
-        else:
-            self._board.add(Counter.EVENTS_REFUSED)
-            self._count_refusal(reason)
-        self._send(Ok(event_id, accepted, reason))
+            self._board.add(Counter.EVENTS_DUPLICATE if reason else Counter.EVENTS_ACCEPTED)
+            self._outbox.push(accepted_frame(event_id, reason))
+            return
+        self._board.add(Counter.EVENTS_REFUSED)
+        self._count_refusal(reason)
+        self._send(Ok(event_id, False, reason))
 
     def _count_refusal(self, reason: str) -> None:
         self._board.add(REFUSALS.get(reason.partition(":")[0], Counter.REFUSED_OTHERWISE))

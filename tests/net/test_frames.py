@@ -74,7 +74,8 @@ def test_live_events_of_one_subscription_are_joined_and_may_be_sent_to_others() 
     ]
 
 
-def test_the_commonest_answer_is_framed_as_any_other() -> None:
+@pytest.mark.parametrize("reason", ["", "duplicate: already have this event", "“" + "0" * 64, "x" * 70_000])
+def test_an_event_that_is_taken_is_answered_as_anything_else_is(reason: str) -> None:
     id_ = "0123456789abcdef" * 4
 
-    assert accepted_frame(id_) == text_frame(encode_relay_message(Ok(id_, True, "")))
+    assert accepted_frame(id_, reason) == text_frame(encode_relay_message(Ok(id_, True, reason)))
