@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(PEERS)/node/bin:$(PATH)
 # Two at a time; tests that share a real server or take the whole machine stay in one group.
 PYTEST_FLAGS ?= -n 2 --dist loadgroup
 
-.PHONY: run install test check format coverage peers interop-packages strace proxies bench example clean help
+.PHONY: run install test check format coverage peers interop-packages strace proxies systemd bench example clean help
 .DEFAULT_GOAL := run
 
 ## run: install Torv and serve on 127.0.0.1:7777; ARGS="--port 8080" for more
@@ -27,7 +27,7 @@ run: $(INSTALLED)
 install: $(INSTALLED)
 
 ## test: everything: style, types, coverage of the ground floor, all tests with their real servers
-test: check coverage peers interop-packages strace proxies
+test: check coverage peers interop-packages strace proxies systemd
 	$(BIN)/pytest $(PYTEST_FLAGS) --ignore=tests/nostr $(ARGS)
 
 ## check: style and types; seconds
@@ -59,6 +59,10 @@ interop-packages: $(NODE_MODULES)
 
 strace:
 	@command -v strace >/dev/null || tests/setup/debian-packages strace
+
+# It is not run: its systemd-analyze reads the unit.
+systemd:
+	@command -v systemd-analyze >/dev/null || tests/setup/debian-packages systemd
 
 # Debian's, stopped: the tests run them with their own configuration. nginx lies in /usr/sbin.
 proxies:

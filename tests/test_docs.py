@@ -27,10 +27,11 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_commands_are_understood(document: Path) -> None:
     for text in _COMMAND.findall(document.read_text()):
         words = shlex.split(re.split(r"[;…>|]", text)[0], comments=True)
-        _check(main, words)
+        check_command(main, words)
 
 
-def _check(command: click.Command, words: list[str]) -> None:
+def check_command(command: click.Command, words: list[str]) -> None:
+    """Fail where Torv would not understand the words of a command line."""
     context = click.Context(command)
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         found = command.get_command(context, words[0])

@@ -8,16 +8,16 @@ import click
 import orjson
 
 from relay.commands.opening import folder_option, load_for
+from relay.commands.results import Failed, ends_with, json_option
 from relay.net.control import CONTROL_SOCKET, NobodyAnswers, give_order
 from relay.settings import config_option
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 
 RELOAD_SECONDS = 120.0
 """Longer than all processes may take."""
 RESTART_SECONDS = 300.0
 
 
+@ends_with("the configuration holds now", "no relay runs, or a part of it had to be started anew")
 @click.command("reload")
 @config_option
 @folder_option
@@ -26,11 +26,9 @@ RESTART_SECONDS = 300.0
 def reload(context: click.Context, config: Path | None, data: Path | None, as_json: bool) -> None:
     """Have the running relay read its configuration again, as SIGHUP does.
 
-    It reads the file that it was started with; what its own command line and environment say still wins.
-    No connection and no subscription is dropped. Says what holds now, and what takes a restart.
-
-    Ends with 0 if the configuration holds now; with 2 if it has a mistake, and the one before still holds;
-    with 1 if no relay runs, or a part of it had to be started anew.
+    It reads the file that it was started with; what its own command line and environment say still wins. No
+    connection and no subscription is dropped. Says what holds now, and what takes a restart.
+    With a mistake in the configuration, the one before still holds.
     """
     told = _ask(load_for(context, config, data).data, "reload", RELOAD_SECONDS)
     if as_json:
@@ -50,6 +48,7 @@ def reload(context: click.Context, config: Path | None, data: Path | None, as_js
     sys.exit(1 if told["failed"] else 0)
 
 
+@ends_with("the new program serves", "it does not, and the old one goes on; or none runs")
 @click.command("restart")
 @config_option
 @folder_option
@@ -60,9 +59,7 @@ def restart(context: click.Context, config: Path | None, data: Path | None, as_j
 
     No connection is refused meanwhile and nothing that was answered with OK is lost. Clients of the old
     workers are told to connect anew, over `relay.timeouts.restart_seconds`.
-
-    Ends with 0 if the new program serves; with 1 if it could not start, and the old one goes on, or if none
-    runs.
+    If the new program cannot start, the old one goes on.
     """
     told = _ask(load_for(context, config, data).data, "restart", RESTART_SECONDS)
     if as_json:
@@ -78,4 +75,4 @@ def _ask(data: Path, order: str, seconds: float) -> Any:
     try:
         return give_order(data / CONTROL_SOCKET, order, seconds=seconds)
     except NobodyAnswers as error:
-        raise click.ClickException(str(error)) from error
+        raise Failed(str(error)) from error
