@@ -62,13 +62,13 @@ def count_in_table(write: Write) -> Write:
     return replace(write, tables=(*write.tables, NAME))
 
 
-def keep_vote(write: Write) -> Write:
-    """Keep a vote though its author asks for its deletion.
+def count_and_keep(write: Write) -> Write:
+    """Let the table count a vote, and keep it though its author asks for its deletion.
 
     NIP-88: "It is advisable … to use relays that do not honor kind:5 (delete) requests for vote events".
     A request to vanish takes it.
     """
-    return replace(write, is_final=True)
+    return replace(write, tables=(*write.tables, NAME), is_final=True)
 
 
 class Tending:
@@ -121,7 +121,7 @@ def feature(config: RelayConfig, context: Context) -> Feature:
     tending = Tending(context.desk, context.key, is_public=is_public)
     page = Page(context.desk, context.key.public, time.time)
     is_vote, is_counted = kinds.VOTE.__eq__, _COUNTED.__contains__
-    deletable = () if config.polls.deletable_votes else (OfKinds(is_vote, keep_vote),)
+    count_vote = count_in_table if config.polls.deletable_votes else count_and_keep
     return Feature(
         title="Polls",
         nip=88,
@@ -129,7 +129,7 @@ def feature(config: RelayConfig, context: Context) -> Feature:
             OfKinds(is_counted, refuse_malformed),
             OfKinds(is_vote, backdated(config.polls.late_seconds)),
         ),
-        effects=(OfKinds(is_counted, count_in_table), *deletable),
+        effects=(OfKinds(kinds.POLL.__eq__, count_in_table), OfKinds(is_vote, count_vote)),
         tables=(counting.table(),),
         jobs=(Job("tend the polls", TEND_SECONDS, tending.run),),
         # Where reading takes a key, there is no page for everybody.

@@ -15,7 +15,7 @@ from relay.nostr import kinds
 from relay.nostr.event import Event, EventId, PubKey
 from relay.nostr.negentropy import FINGERPRINT_BYTES, encode_varint
 from relay.nostr.reasons import Refused, invalid
-from relay.nostr.tags import HEX_64, first_value, seconds, values
+from relay.nostr.tags import HEX_64, first_value, seconds
 
 MAX_OPTIONS = 100
 
@@ -86,14 +86,17 @@ def parse_vote(event: Event) -> tuple[EventId, Vote]:
     poll = first_value(event.tags, "e")
     if poll is None or not HEX_64(poll):
         raise InvalidVote(invalid("a vote names its poll by an e tag"))
-    choices = values(event.tags, "response")
+    choices = [tag[1] for tag in event.tags if tag and tag[0] == "response" and len(tag) > 1]
     if not choices:
         raise InvalidVote(invalid("a vote has a response"))
     if len(choices) > MAX_OPTIONS:
         raise InvalidVote(invalid(f"a vote has {MAX_OPTIONS} responses at most"))
-    if not all(map(_OPTION_ID, choices)):
-        raise InvalidVote(invalid("a response is the id of an option"))
-    return EventId(poll), Vote(event.created_at, event.id, tuple(dict.fromkeys(choices)))
+    for choice in choices:
+        if not _OPTION_ID(choice):
+            raise InvalidVote(invalid("a response is the id of an option"))
+    # Nearly every vote has one.
+    once = tuple(choices) if len(choices) == 1 else tuple(dict.fromkeys(choices))
+    return EventId(poll), Vote(event.created_at, event.id, once)
 
 
 def chosen(options: Mapping[str, int], is_multiple: bool, vote: Vote) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from relay.assembly import relay_features, tables_of
 from relay.config import AuthConfig, PollsConfig, RelayConfig
 from relay.engine.feature import Feature, HttpRequest, Origin
 from relay.features import nip62
-from relay.features.nip88 import Tending, keep_vote
+from relay.features.nip88 import Tending, count_and_keep
 from relay.features.polls.counting import (
     COUNTED_AT_ONCE,
     DUE,
@@ -253,7 +253,7 @@ def kept(one: Event) -> Write:
     if one.kind == 62:
         return nip62.remove_all(write(one))
     counted = write(one, tables=(NAME,))
-    return keep_vote(counted) if one.kind == 1018 else counted
+    return count_and_keep(counted) if one.kind == 1018 else counted
 
 
 def happenings(chance: random.Random) -> tuple[Event, list[Event]]:

@@ -98,17 +98,44 @@ def read_tally(record: bytes) -> Tally:
     return Tally(options, is_multiple, ends_at, due, is_public, counts, voters, int(total, 16), upto)
 
 
-def _write_tally(records: Records, poll: str, tally: Tally) -> None:
+def _write_tally(records: Records, poll: str, tally: Tally) -> bytes:
     fields = (
         *(tally.options, tally.is_multiple, tally.ends_at, tally.due, tally.is_public),
         *(tally.counts, tally.voters, f"{tally.total:x}", tally.upto),
     )
-    records.put(TALLY + poll, orjson.dumps(fields))
+    record = orjson.dumps(fields)
+    records.put(TALLY + poll, record)
+    return record
 
 
 def _read(records: Records, poll: str) -> Tally | None:
     record = records.get(TALLY + poll)
     return None if record is None else read_tally(record)
+
+
+class _Latest:
+    """The tally that was written last, as it was written: the next vote is mostly for the same poll."""
+
+    __slots__ = ("_record", "_tally")
+
+    def __init__(self) -> None:
+        self._record = b""
+        self._tally: Tally | None = None
+
+    def read(self, records: Records, poll: str) -> Tally | None:
+        """Return a poll's tally, for the caller to change and write."""
+        record = records.get(TALLY + poll)
+        if record is None:
+            return None
+        # By its bytes: whatever became of the transaction that wrote it, equal ones say the same.
+        tally = self._tally if record == self._record else None
+        self._tally = None
+        return tally or read_tally(record)
+
+    def write(self, records: Records, poll: str, tally: Tally) -> None:
+        """Write a poll's tally."""
+        self._record = _write_tally(records, poll, tally)
+        self._tally = tally
 
 
 def _short(digits: str) -> str:
@@ -159,6 +186,7 @@ class Counting:
         self._is_public = is_public
         self._relay_key = relay_key
         self._late_seconds = late_seconds
+        self._latest = _Latest()
 
     def table(self) -> Table:
         """Return the table."""
@@ -171,7 +199,7 @@ class Counting:
         if event.kind == kinds.POLL:
             self._open(parse_poll(event), event, records, now)
             return KEEP
-        return _cast(event, records)
+        return _cast(event, records, self._latest)
 
     def _open(self, poll: Poll, event: Event, records: Records, now: int) -> None:
         options = [id_ for id_, _ in poll.options]
@@ -251,9 +279,9 @@ def _count_some(poll: str, tally: Tally, records: Records) -> bool:
     return tally.upto is None
 
 
-def _cast(event: Event, records: Records) -> Ruling | Refusal:
+def _cast(event: Event, records: Records, latest: _Latest) -> Ruling | Refusal:
     poll, vote = parse_vote(event)
-    tally = _read(records, poll)
+    tally = latest.read(records, poll)
     places = () if tally is None else tally.choices(vote)
     if tally is not None and not places:
         if tally.ends_at is not None and vote.created_at > tally.ends_at:
@@ -265,7 +293,7 @@ def _cast(event: Event, records: Records) -> Ruling | Refusal:
         # What nearly every vote is.
         tally.add_first(vote, places)
         _write_votes(records, key, (vote,))
-        _write_tally(records, poll, tally)
+        latest.write(records, poll, tally)
         return KEEP
     votes = read_votes(record)
     if len(votes) >= MAX_VOTES_OF_ONE:
