@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import cast
@@ -27,6 +28,8 @@ STEADY_SECONDS = 10.0
 """A program that ran so long is restarted at once when it dies."""
 LOOK_SECONDS = 1.0
 """Between two looks whether the program's file has changed."""
+MAX_WAIT_SECONDS = 60.0
+"""For an answer, however many are before it."""
 LAST_WORDS_SECONDS = 0.5
 MAX_FAREWELL_SECONDS = 10.0
 """For answers that are due when it is to end."""
@@ -43,9 +46,12 @@ Settled = list[tuple[str, Answer | None]]
 class _Waiting:
     """Questions that were asked together."""
 
-    __slots__ = ("answered", "left", "settled")
+    __slots__ = ("answered", "asked_at", "left", "number", "settled")
 
-    def __init__(self, ids: set[str]) -> None:
+    def __init__(self, number: int, ids: set[str]) -> None:
+        self.number = number
+        """In the order of asking."""
+        self.asked_at = monotonic()
         self.left = ids
         self.settled: Settled = []
         self.answered = asyncio.Event()
@@ -64,6 +70,9 @@ class _Run(asyncio.SubprocessProtocol):
         self.started_at = self.answered_at = monotonic()
         self.ended = asyncio.Event()
         self._has_exited = False
+        self._numbers = count()
+        self._latest = -1
+        """The number of the latest questions that have an answer."""
         self._name = name
         self._on_end = on_end
         self._process: asyncio.SubprocessTransport | None = None
@@ -133,13 +142,17 @@ class _Run(asyncio.SubprocessProtocol):
     def code(self) -> int | None:
         return None if self._process is None else self._process.get_returncode()
 
-    async def ask(self, questions: Mapping[str, bytes], deadline: float) -> AsyncIterator[Settled]:
-        """Yield the answers as they come, all by `deadline` (of the loop's clock)."""
+    async def ask(self, questions: Mapping[str, bytes], seconds: float) -> AsyncIterator[Settled]:
+        """Yield the answers as they come.
+
+        A program that answers line by line has others to answer first: as long as it does, those behind
+        wait. It has `seconds` for what it has before it, and for what it has passed over.
+        """
         if self.ended.is_set():
             yield [(id_, None) for id_ in questions]
             return
-        asked_at = monotonic()
-        waiting = _Waiting(set(questions))
+        deadline = asyncio.get_running_loop().time() + seconds
+        waiting = _Waiting(next(self._numbers), set(questions))
         self.pending.update(dict.fromkeys(questions, waiting))
         try:
             if not await self._room(deadline) or self._input is None:
@@ -148,7 +161,11 @@ class _Run(asyncio.SubprocessProtocol):
                 self._input.write(b"".join(questions.values()))
             while waiting.left or waiting.settled:
                 if not waiting.settled and not await _within(deadline, waiting.answered):
-                    break
+                    more = self._more_seconds(waiting, seconds)
+                    if more <= 0:
+                        break
+                    deadline += more
+                    continue
                 waiting.answered.clear()
                 settled, waiting.settled = waiting.settled, []
                 yield settled
@@ -156,9 +173,15 @@ class _Run(asyncio.SubprocessProtocol):
             for id_ in waiting.left:
                 self.pending.pop(id_, None)
         if waiting.left:
-            if self.answered_at < asked_at:
+            if monotonic() - self.answered_at >= seconds:
                 self.kill("it does not answer")
             yield [(id_, None) for id_ in waiting.left]
+
+    def _more_seconds(self, waiting: _Waiting, seconds: float) -> float:
+        now = monotonic()
+        if self._latest > waiting.number or now - waiting.asked_at >= MAX_WAIT_SECONDS:
+            return 0.0
+        return seconds - (now - self.answered_at)
 
     def kill(self, why: str = "") -> None:
         """End it and what it has started."""
@@ -196,6 +219,7 @@ class _Run(asyncio.SubprocessProtocol):
             # Too late, or never asked.
             self._complain("it answers what nobody waits for")
         else:
+            self._latest = max(self._latest, waiting.number)
             waiting.settle(answer.id, answer)
             if not self.pending:
                 self._drained.set()
@@ -230,7 +254,8 @@ class Plugin:
     def __init__(self, name: str, command: str, *, seconds: float) -> None:
         """`command` is the path of a program, or where it holds a space, what a shell runs.
 
-        `seconds` is how long an answer may take. A path's program is started anew when its file changes.
+        `seconds` is how long an answer may take; see `_Run.ask`. A path's program is started anew when its
+        file changes.
         """
         self.name = name
         self._command = command
@@ -256,12 +281,11 @@ class Plugin:
         By id, as the answers name them; no other question of that id may be open. None after the time limit,
         when the program dies, and while it cannot be started.
         """
-        deadline = asyncio.get_running_loop().time() + self._seconds
         run = await self._running()
         if run is None:
             yield [(id_, None) for id_ in questions]
             return
-        async for settled in run.ask(questions, deadline):
+        async for settled in run.ask(questions, self._seconds):
             yield settled
 
     async def close(self) -> None:

@@ -98,6 +98,13 @@ def told() -> None:
         say(id_, "reject", msg=json.dumps(request))
 
 
+def slowly() -> None:
+    """Answer one line after the other, each after a while."""
+    for id_, _ in requests():
+        time.sleep(0.03)
+        say(id_)
+
+
 def told_apart() -> None:
     """Accept what it is told no more of than the event's content names."""
     for id_, request in requests():

@@ -164,6 +164,17 @@ async def test_one_that_hangs_holds_up_nobody_else(clock: Clock) -> None:
             assert await client.publish(note(ALICE, str(number))) == (True, "")
 
 
+async def test_one_that_is_busy_is_waited_for(clock: Clock) -> None:
+    """What is behind others in its queue takes longer than an answer may, and is answered all the same."""
+    published = notes(ALICE, 80)
+    async with House(clock, behaving("slowly", seconds=1.2)) as house:
+        client = await house.connect()
+
+        client.send_at_once(*(("EVENT", one._asdict()) for one in published))
+
+        assert [(await client.receive())[2] for _ in published] == [True] * 80
+
+
 async def test_one_that_reads_no_more_is_started_anew(clock: Clock) -> None:
     async with House(clock, behaving("deaf", seconds=1.5)) as house:
         client = await house.connect()
