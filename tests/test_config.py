@@ -442,3 +442,41 @@ def test_what_differs_is_told_and_what_of_it_takes_a_restart(tmp_path: Path) -> 
     ]
     kept = keeping_fixed(before.relay, after.relay)
     assert (kept.name, kept.port, kept.limits.max_limit) == ("B", 7777, 3)
+
+
+def test_streams_have_names_and_every_mistake_in_them_is_found(tmp_path: Path) -> None:
+    text = """
+[relay.router.friends]
+urls = ["WSS://Relay.Example.com:443", "wss://other.example.org/nostr"]
+filters = ['{"kinds":[0,3]}']
+
+[relays.home]
+hosts = ["home.example.com"]
+"""
+    config = read(text, tmp_path)
+
+    assert config.relay.router["friends"].urls == (
+        "wss://relay.example.com/",
+        "wss://other.example.org/nostr",
+    )
+    assert config.relay.router["friends"].direction == "down"
+    # What another relay of the configuration mirrors is its own.
+    assert config.relays["home"].router == {}
+    text = """
+[relay.router.none]
+urls = []
+[relay.router.wrong]
+urls = ["https://relay.example.com"]
+direction = "sideways"
+filters = ["{", '{"kind":1}', '{"limit":5}']
+"""
+    found = "\n".join(mistakes(text, tmp_path))
+    for part in (
+        "relay.router.none.urls",
+        "relay.router.wrong.urls[0]: expected a URL such as 'wss://relay.example.com', found",
+        "relay.router.wrong.direction: expected 'up', 'down' or 'both', found 'sideways'",
+        "relay.router.wrong.filters[0]: expected a filter in JSON",
+        "relay.router.wrong.filters[1]: expected a filter: filter contains unknown elements",
+        "relay.router.wrong.filters[2]: expected a filter without search and limit",
+    ):
+        assert part in found

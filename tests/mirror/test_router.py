@@ -8,17 +8,19 @@ from pathlib import Path
 import orjson
 import pytest
 
-from relay.config import RelayConfig
+from relay.app import check
+from relay.config import RelayConfig, Site
 from relay.mirror import link as links
 from relay.mirror.cursors import Cursor, Cursors
 from relay.mirror.house import House
 from relay.mirror.link import State
 from relay.mirror.router import Router
 from relay.net.streams import STATUS, gauges, read_status
+from relay.net.workers import CannotStart
 from relay.nostr.messages import NegOpen, Publish
 from relay.store.api import Seq
 from tests.events import ALICE, BOB, CAROL, NOW, note, notes
-from tests.mirror.houses import held, house_of, ids, keep
+from tests.mirror.houses import held, house_of, ids, keep, write_key
 from tests.mirror.test_link import until, until_held
 from tests.small_relay import SmallRelay
 
@@ -154,3 +156,14 @@ def test_cursors_are_kept_and_damage_means_to_begin_anew(tmp_path: Path) -> None
     for damage in (b"", b"{", b"[]", b'{"a":1}', b'{"a":{"asked":"up","sent":"x"}}'):
         file.write_bytes(damage)
         assert Cursors(file).of("a", "up") == Cursor("up")
+
+
+def test_a_key_that_cannot_be_used_is_found_before_anything_starts(tmp_path: Path) -> None:
+    config = configured(friends={"urls": ["wss://relay.example.com"], "key": str(tmp_path / "none.key")})
+
+    with pytest.raises(CannotStart, match=r"cannot read .*none\.key: No such file"):
+        check([Site("", tmp_path, config)])
+
+    file = write_key(tmp_path, "friend")
+    config = configured(friends={"urls": ["wss://relay.example.com"], "key": str(file)})
+    check([Site("", tmp_path, config)])
