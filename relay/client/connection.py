@@ -337,6 +337,11 @@ class RelayClient:
             raise self._rejected(ok.reason)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the connection is there, as far as is known."""
+        return self._lost is None
+
+    @property
     def held_bytes(self) -> int:
         """How much has arrived for all subscriptions and was not yet taken, in bytes of messages."""
         return sum(inbox.held_bytes for inbox in self._inboxes.values())

@@ -48,6 +48,10 @@ _ATTEMPTS = 6
 _LOOKED_AT = 20
 """Events of a window that the partner is asked for, to see whether it has what it says."""
 _REMEMBERED = 20_000
+_LOSSES = 3
+"""Connections that are lost for an event, before it is left alone."""
+_MOST_SUSPECTS = 1_000
+_LOST = "the connection is lost whenever it is under way"
 
 
 class Direction(StrEnum):
@@ -83,6 +87,31 @@ class Remembered:
             self._ids.popitem(last=False)
 
 
+class Suspects:
+    """Events with which connections were lost: some relays hang up on what they cannot take."""
+
+    def __init__(self) -> None:
+        self._losses: OrderedDict[str, int] = OrderedDict()
+
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self._losses
+
+    def blame(self, ids: Iterable[str]) -> None:
+        """Take note of what was under way when a connection was lost."""
+        for id_ in ids:
+            self._losses[id_] = self._losses.get(id_, 0) + 1
+            if len(self._losses) > _MOST_SUSPECTS:
+                self._losses.popitem(last=False)
+
+    def clear(self, id_: str) -> None:
+        """Take note that it was not this one."""
+        self._losses.pop(id_, None)
+
+    def is_guilty(self, id_: str) -> bool:
+        """Say whether connections are lost whenever it is under way: suspects are, one at a time."""
+        return self._losses.get(id_, 0) >= _LOSSES
+
+
 @dataclass(slots=True)
 class Acquaintance:
     """What is known of a partner from one connection to the next."""
@@ -93,6 +122,7 @@ class Acquaintance:
     """Events of ours that it does not take."""
     seen: Remembered = field(default_factory=Remembered)
     """Events that it has: it gave or took them."""
+    suspects: Suspects = field(default_factory=Suspects)
 
 
 class Exchange:
@@ -134,6 +164,7 @@ class Exchange:
         self._window_events = window_events
         self._pauses = pauses
         self._splits = 0
+        self._alone = asyncio.Lock()
 
     async def run(self, wanted: Filter) -> None:
         """Bring both sides as near to each other as their rules allow.
@@ -253,7 +284,8 @@ class Exchange:
             self._report.to_receive += len(missing)
             return missing
         refused = self._acquaintance.refused_here
-        asked = [id_ for id_ in missing if id_ not in refused]
+        suspects = self._acquaintance.suspects
+        asked = [id_ for id_ in missing if id_ not in refused and id_ not in suspects]
         batches = iter([asked[n : n + _FETCHED_AT_ONCE] for n in range(0, len(asked), _FETCHED_AT_ONCE)])
 
         async def fetch() -> None:
@@ -263,13 +295,27 @@ class Exchange:
         async with together() as tasks:
             for _ in range(_FETCHES):
                 tasks.create_task(fetch())
+        for id_ in missing:
+            if suspects.is_guilty(id_):
+                self._report.refused_here.add(_LOST)
+                refused.add(id_)
+                suspects.clear(id_)
+            elif id_ in suspects:
+                await self._fetch(window, [id_])
+                suspects.clear(id_)
         known = await self._store.known([EventId(id_) for id_ in missing])
         return [id_ for id_ in missing if id_ not in known]
 
     async def _fetch(self, window: Filter, ids: Sequence[str]) -> None:
         left = set(ids)
         while left:
-            found = await self._fetched(left)
+            was_connected = self._client.is_connected
+            try:
+                found = await self._fetched(left)
+            except Unreachable:
+                if was_connected:
+                    self._acquaintance.suspects.blame(left)
+                raise
             left.difference_update(event.id for event in found)
             wanted = [event for event in found if window.matches(event)]
             if len(wanted) < len(found):
@@ -301,6 +347,7 @@ class Exchange:
                 match fate:
                     case Outcome.STORED:
                         self._report.received += 1
+                        self._report.received_quietly += not live
                     case Outcome.DUPLICATE:
                         self._report.known_here += 1
                     case Outcome.SUPERSEDED:
@@ -355,8 +402,20 @@ class Exchange:
 
     async def send(self, event: Event) -> bool:
         """Send one event that may leave; return whether the partner says that it has it from us now."""
+        suspects = self._acquaintance.suspects
+        if event.id not in suspects:
+            return await self._publish(event)
+        # Nothing else of what is suspected is under way meanwhile.
+        async with self._alone:
+            if suspects.is_guilty(event.id):
+                self._refuse_there(event, _LOST)
+                return False
+            return await self._publish(event)
+
+    async def _publish(self, event: Event) -> bool:
         pauses = iter(self._pauses())
         for _ in range(_ATTEMPTS):
+            was_connected = self._client.is_connected
             try:
                 ok = await self._client.publish(event)
             except Rejected as error:
@@ -367,10 +426,13 @@ class Exchange:
                 if error.is_temporary:
                     await asyncio.sleep(next(pauses))
                     continue
-                self._report.refused_there.add(error.text)
-                self._acquaintance.refused_there.add(event.id)
-                self._report.left_there += 1
+                self._refuse_there(event, error.text)
                 return False
+            except Unreachable:
+                if was_connected:
+                    self._acquaintance.suspects.blame([event.id])
+                raise
+            self._acquaintance.suspects.clear(event.id)
             self._acquaintance.seen.add(event.id)
             is_new = prefix_of(ok.reason) is not Prefix.DUPLICATE
             self._report.sent += is_new
@@ -379,6 +441,11 @@ class Exchange:
         self._report.given_up += 1
         self._report.left_there += 1
         return False
+
+    def _refuse_there(self, event: Event, reason: str) -> None:
+        self._report.refused_there.add(reason)
+        self._report.left_there += 1
+        self._acquaintance.refused_there.add(event.id)
 
     # Where the partner does not reconcile
 

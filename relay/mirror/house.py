@@ -11,6 +11,8 @@ from relay.mirror.reception import NOBODY, Reception
 from relay.nostr.event import PubKey
 from relay.nostr.keys import SecretKey
 
+_MAX_MESSAGE_BYTES = 4 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Partner:
@@ -45,6 +47,6 @@ class House:
 
     def call(self, partner: Partner) -> RelayClient:
         """Return a client for one connection to a partner. Raises ValueError where its URL is none."""
-        # Twice what an event of ours may take, for partners that take longer ones.
-        most = max(2**20, 2 * self._config.limits.max_message_bytes)
+        # More than an event of ours may take, for partners that take longer ones.
+        most = max(_MAX_MESSAGE_BYTES, 2 * self._config.limits.max_message_bytes)
         return RelayClient(partner.url, partner.signer, max_message_bytes=most)

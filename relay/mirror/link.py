@@ -310,7 +310,7 @@ class Link:
                 self.cursor.compared = began
             self._on_change()
             self._become(State.LIVE)
-            if report.received:
+            if report.received_quietly:
                 self._on_backfill(self)
             await self._until_due()
 

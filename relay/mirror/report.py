@@ -31,6 +31,8 @@ class Report:
 
     received: int = 0
     """Events that are stored here now and were not before."""
+    received_quietly: int = 0
+    """Those of them that subscribers were not sent."""
     sent: int = 0
     """Events that the partner took and did not have before."""
     known_here: int = 0

@@ -51,10 +51,11 @@ def gauges(data: Path, now: float | None = None) -> Iterator[Gauge]:
     links = status["links"]
     assert isinstance(links, list)
     for link in links:
-        labels = (("stream", str(link["stream"])), ("partner", str(link["url"])))
-        yield Gauge(
-            "torv_router_connected", "Whether a partner is connected.", float(link["connected"]), labels
-        )
-        for name, (metric, text) in _NUMBERS.items():
-            if (value := link.get(name)) is not None:
-                yield Gauge(metric, text, float(value), labels)
+        match link:
+            case {"stream": str(stream), "url": str(url), "connected": bool(connected)}:
+                labels = (("stream", stream), ("partner", url))
+                text = "Whether a partner is connected."
+                yield Gauge("torv_router_connected", text, float(connected), labels)
+                for name, (metric, text) in _NUMBERS.items():
+                    if type(value := link.get(name)) in (int, float):
+                        yield Gauge(metric, text, float(value), labels)

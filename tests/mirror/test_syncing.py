@@ -63,6 +63,39 @@ async def test_it_goes_on_after_lost_connections(tmp_path: Path) -> None:
         assert (len(relay.events), report.received) == (40, 5)
 
 
+class Poisoned(SmallRelay):
+    """Hangs up whenever the poison is sent to it or asked of it."""
+
+    poison = ""
+
+    async def answer(self, connection: ServerConnection, message: ClientMessage, refusal: str) -> None:
+        match message:
+            case Publish(event, _) if event.id == self.poison:
+                connection.transport.abort()
+            case Req(_, (wanted, *_)) if wanted.ids is not None and self.poison in wanted.ids:
+                connection.transport.abort()
+            case _:
+                await super().answer(connection, message, refusal)
+
+
+async def test_one_event_that_ends_every_connection_holds_up_no_other(tmp_path: Path) -> None:
+    house = house_of()
+    ours, theirs = notes(ALICE, 100, step=1), notes(BOB, 100, step=1)
+    await keep(house, ours)
+
+    async with Poisoned(theirs) as relay:
+        for poison, direction in ((ours[50].id, Direction.UP), (theirs[50].id, Direction.DOWN)):
+            relay.poison = poison
+            report = Report()
+            await sync_of(house, relay.url, tmp_path / "marks", direction).run([Filter()], report)
+
+            assert report.failure is None
+            refused = report.refused_there if direction.is_up else report.refused_here
+            assert refused == {"the connection is lost whenever it is under way": 1}
+        assert ids(relay.events) == ids([*ours[:50], *ours[51:], *theirs])
+        assert await held(house) == ids([*ours, *theirs[:50], *theirs[51:]])
+
+
 async def test_it_gives_up_where_nothing_moves(tmp_path: Path) -> None:
     async with SmallRelay() as relay:
         url = relay.url
