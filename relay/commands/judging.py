@@ -13,6 +13,7 @@ import orjson
 
 from relay.assembly import CannotRead
 from relay.commands.opening import Configuration, data_option, judging, load_for
+from relay.commands.results import Failed, ends_with
 from relay.engine.admission import Admission
 from relay.engine.explanation import Verdict, ask_slowly, explain_event, explain_question, explain_seeing
 from relay.engine.feature import Feature, Origin
@@ -67,6 +68,7 @@ class _Outcome:
         return next((one.refusal for one in self.verdicts if one.refusal is not None), None)
 
 
+@ends_with("it would be taken", "it would be refused")
 @click.command("why")
 @click.argument("given", metavar="EVENT|FILTER")
 @config_option
@@ -111,7 +113,7 @@ def why(
     try:
         outcome, tried = asyncio.run(_explain(loaded, asked, origin, times, seen=seen))
     except (StoreError, CannotStart, CannotRead) as error:
-        raise click.ClickException(str(error)) from error
+        raise Failed(str(error)) from error
     if as_json:
         click.echo(orjson.dumps(_as_json(outcome, tried), option=orjson.OPT_INDENT_2))
     else:
@@ -310,6 +312,7 @@ class _Findings:
             shown.append({"id": event.id, "reason": str(refusal)})
 
 
+@ends_with("nothing would have been refused", "something would have been refused")
 @click.command("dry-run")
 @config_option
 @data_option
@@ -331,7 +334,7 @@ def dry_run(
     try:
         found = asyncio.run(_dry_run(loaded, wanted))
     except (StoreError, CannotStart, CannotRead) as error:
-        raise click.ClickException(str(error)) from error
+        raise Failed(str(error)) from error
     refused = sum(found.counts.values())
     if as_json:
         rules = [

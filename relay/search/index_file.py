@@ -25,6 +25,10 @@ _CACHE_KIB = 4_096
 """Full after minutes; with four times as much an event costs the same, and 0.02 reads of a page less."""
 _BUSY_SECONDS = 5.0
 _CHECKPOINT_PAGES = 4_096
+_LEAST_REMOVED = 1_000
+_MERGED_PAGES = 2_000
+_LEAST_FREE_PAGES = 512
+_GIVEN_BACK = 4_096
 
 _TABLES = (
     "CREATE TABLE state(name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
@@ -84,6 +88,8 @@ class IndexFile:
             self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             # Debian's SQLite zeroes freed pages by writing them; FAST zeroes what is written anyway.
             self._connection.execute("PRAGMA secure_delete = FAST")
+            # Only an empty file can be told; see the store's schema.
+            self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._connection.execute("PRAGMA journal_mode = WAL")
             # A power cut may take back commits, never half of one: the cursor goes back with them.
             self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -138,8 +144,13 @@ class IndexFile:
             self._set("cursor", cursor)
             self._set("lag_seconds", lag_seconds)
 
-    def remove(self, entries: Iterable[int]) -> None:
-        """Take entries out, by ts."""
+    @property
+    def removals(self) -> int:
+        """What was removed without a word in the log is taken out up to this number; see `Indexer.step`."""
+        return self._number("removals")
+
+    def remove(self, entries: Iterable[int], *, removals: int | None = None) -> None:
+        """Take entries out, by ts; those that are not there do no harm. `removals`: see there."""
         chosen = orjson.dumps(list(entries)).decode()
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -152,6 +163,42 @@ class IndexFile:
                 "DELETE FROM entry WHERE ts IN (SELECT value FROM json_each(?))", [chosen]
             ).rowcount
             self._count(-removed)
+            self._set("removed", self._number("removed") + removed)
+            if removals is not None:
+                self._set("removals", removals)
+
+    def shrink(self) -> None:
+        """Do a little to get rid of what is unused: of words of entries that are gone, then of pages.
+
+        FTS5 only notes that an entry is gone; its words go when the parts of the index that hold both are
+        merged. Once a quarter is gone all parts are, a little with each call.
+        """
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            merging = self._number("merging")
+            if not merging and self._number("removed") > max(_LEAST_REMOVED, self._number("entries") // 3):
+                merging = 1
+                # Negative: all parts are to become one.
+                self._connection.execute(f"INSERT INTO word(word, rank) VALUES ('merge', -{_MERGED_PAGES})")
+                self._set("merging", 1)
+                self._set("removed", 0)
+            elif merging:
+                before = self._connection.total_changes
+                self._connection.execute(f"INSERT INTO word(word, rank) VALUES ('merge', {_MERGED_PAGES})")
+                # https://sqlite.org/fts5.html#the_merge_command: with nothing left to merge, it changes less.
+                if self._connection.total_changes - before < 2:
+                    self._set("merging", 0)
+        ((free,), (pages,)) = (
+            self._connection.execute(f"PRAGMA {pragma}").fetchone()
+            for pragma in ("freelist_count", "page_count")
+        )
+        if free > max(_LEAST_FREE_PAGES, pages // 10):
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                # Python takes the first step of a statement without columns, and no further one.
+                for _ in range(min(free - pages // 50, _GIVEN_BACK)):
+                    self._connection.execute("PRAGMA incremental_vacuum(1)")
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def of_author(
         self, pubkey: str, kind: int | None, *, below: int, limit: int

@@ -14,6 +14,8 @@ BATCH_CHARS = 8 * 2**20
 """About so much text ends a batch early."""
 ENTRIES_AT_ONCE = 512
 """Entries that are looked after in one transaction."""
+REMOVALS_AT_ONCE = 1_024
+"""Events that went without a word in the log and are taken out in one transaction."""
 DELETIONS_REACH = 2_048
 """A deletion by its author is looked for among so many of the author's newest entries; the patrol finds the
 rest."""
@@ -34,6 +36,9 @@ class Log(Protocol):
 
     def known(self, ids: Sequence[EventId]) -> set[EventId]:
         """Return those of the ids whose events are stored."""
+
+    def removals(self, *, after: int, limit: int) -> list[tuple[int, int]]:
+        """Return (n, ts) of events that went without a word in the log, behind n, the oldest first."""
 
 
 class Indexer:
@@ -66,7 +71,7 @@ class Indexer:
         cursor, head = self._index.cursor, self._log.head()
         if cursor >= head:
             self._behind_since = None
-            return False
+            return self._take_out_removed()
         if self._behind_since is None:
             self._behind_since = self._monotonic()
         upto = min(head, Seq(cursor + BATCH))
@@ -92,14 +97,25 @@ class Indexer:
         for pubkey in gone.vanished:
             self._look_after_author(pubkey, None, None)
             self._vanishing[pubkey] = VANISHING_PATROLS
-        return upto < head
+        return upto < head or self._take_out_removed()
+
+    def _take_out_removed(self) -> bool:
+        """Take out what expired, or the operator removed; say whether there may be more.
+
+        Only what is indexed up to the log's end: what was removed has no entry that comes later.
+        """
+        removals = self._log.removals(after=self._index.removals, limit=REMOVALS_AT_ONCE)
+        if removals:
+            self._index.remove((ts for _, ts in removals), removals=removals[-1][0])
+        return len(removals) == REMOVALS_AT_ONCE
 
     def patrol(self) -> None:
         """Look after a few entries, the next time after the next ones, round and round.
 
-        Most of what is removed goes at once. Some goes without a word in the log: what has expired, or
-        was removed by the operator.
+        Most of what is removed goes at once. This finds the rest, such as what went long ago while nobody
+        followed. The file itself gets shorter, too, when much of it is unused.
         """
+        self._index.shrink()
         for pubkey, left in list(self._vanishing.items()):
             self._look_after_author(pubkey, None, None)
             self._vanishing[pubkey] = left - 1

@@ -174,13 +174,54 @@ async def test_the_patrol_finds_what_went_without_a_word(library: Library) -> No
     library.clock.advance(10)
     await library.store.sweep(library.clock())
     library.catch_up()
-    assert entries(library) == ENTRIES_AT_ONCE + 2
+    assert entries(library) == ENTRIES_AT_ONCE + 1
 
     for _ in range(4):
         library.indexer.patrol()
 
     assert entries(library) == ENTRIES_AT_ONCE
     assert len(await library.find("note", limit=1_000)) == ENTRIES_AT_ONCE
+
+
+async def test_what_the_operator_removed_leaves_the_index_at_once(library: Library) -> None:
+    gone, kept = note(BOB, "a word that goes"), note(ALICE, "a word that stays")
+    await library.publish(gone, kept)
+
+    await library.store.remove([gone.id])
+    library.catch_up()
+
+    assert entries(library) == 1
+    assert await library.find("word") == ["a word that stays"]
+    library.close()
+    library.open()
+    assert not library.indexer.step()  # it knows that it did this
+
+
+async def test_the_index_gets_shorter_when_much_is_removed(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.search.index_file._LEAST_REMOVED", 50)
+    monkeypatch.setattr("relay.search.index_file._LEAST_FREE_PAGES", 32)
+    words = [f"w{n:04}" for n in range(3_000)]
+    written = [note(ALICE, " ".join(words[n * 7 :][:200]), created_at=NOW + n) for n in range(300)]
+    await library.publish(*written)
+    library.close()
+    library.open()
+    before = library.path.stat().st_size
+
+    await library.store.remove([one.id for one in written[:280]])
+    library.catch_up()
+    for _ in range(20):
+        library.indexer.patrol()
+    library.close()
+
+    connection = sqlite3.connect(library.path)
+    connection.execute("INSERT INTO word(word) VALUES ('integrity-check')")
+    connection.close()
+    library.open()
+    assert entries(library) == 20
+    assert library.path.stat().st_size < before // 3
+    assert len(await library.find(words[290 * 7])) > 0
 
 
 async def test_an_entry_that_is_taken_out_leaves_nothing_behind(library: Library) -> None:

@@ -83,6 +83,14 @@ class SqliteReader:
             yield self._rows.log(after, end, now, live_only)
             after = end
 
+    def removals(self, *, after: int, limit: int) -> list[tuple[int, int]]:
+        """Return (n, ts) of events that went without a word in the log, behind n, the oldest first.
+
+        Only the newest hundred thousand are known; ts is created_at << 31 | seq.
+        """
+        found = self._ask("SELECT n, ts FROM removal WHERE n > ? ORDER BY n LIMIT ?", after, limit)
+        return [(n, ts) for n, ts in found]
+
     def dump(self, *, upto: Seq, now: int) -> Iterator[list[bytes]]:
         """Yield the json of every row, oldest first, ties by lowest id."""
         drive = Drive(Keys.EVERYTHING, (self._hashes.everything,), None, True)

@@ -60,7 +60,10 @@ def open_for_writing(path: Path, *, cache_mib: int) -> sqlite3.Connection:
             if applied != set(MIGRATIONS):
                 # Imported only here: it takes a tenth of a second, and longer where NumPy is installed.
                 from relay.store.sqlite.migrations import migrate
+                from relay.store.sqlite.upgrading import copy_before
 
+                if applied:
+                    copy_before(connection, path, applied)
                 migrate(connection)
         except BaseException:
             connection.close()

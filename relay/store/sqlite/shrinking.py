@@ -43,5 +43,6 @@ class Shrinking:
 
     def give_back(self) -> None:
         """Move pages from the end of the file into unused ones, and leave the end out; in a transaction."""
-        # One page for each row that is fetched.
-        self._connection.execute(f"PRAGMA incremental_vacuum({self._tuning.given_back})").fetchall()
+        # Python takes the first step of a statement without columns, and no further one.
+        for _ in range(self._tuning.given_back):
+            self._connection.execute("PRAGMA incremental_vacuum(1)")
