@@ -53,6 +53,10 @@ bench: $(INSTALLED_TEST)
 example: $(INSTALLED)
 	$(BIN)/torv example-config > config.example.toml
 
+## nips: write docs/nips.md anew from the features
+nips: $(INSTALLED)
+	$(BIN)/python -m tests.features.nips
+
 peers: $(SYNAPSE)
 
 interop-packages: $(NODE_MODULES)

@@ -171,6 +171,10 @@ class Management:
                 return self._reasons("pubkey", book.BANNED)
             case "listbannedevents":
                 return self._reasons("id", book.BANNED_EVENT)
+            case "listallowedevents":
+                return self._reasons("id", book.ALLOWED_EVENT)
+            case "listdisallowedkinds":
+                return sorted(int(kind) for kind, _ in self._all(book.REFUSED_KIND))
             case "listblockedips":
                 return self._reasons("ip", book.BLOCKED)
             case "listallowedpubkeys":

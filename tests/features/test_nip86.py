@@ -20,13 +20,13 @@ STAFF = {
     "moderation": {"keys": [B], "roles": ["moderator"]},
     "members": {"enabled": True},
 }
-# NIP-86 as of 2026-07, without `supportedmethods` itself.
+# NIP-86 as of 2026-09, but for granting single methods, and without `supportedmethods` itself.
 METHODS = {
     "banpubkey", "unbanpubkey", "listbannedpubkeys", "allowpubkey", "unallowpubkey", "listallowedpubkeys",
     "createrole", "editrole", "deleterole", "assignrole", "unassignrole", "listeventsneedingmoderation",
     "allowevent", "banevent", "listbannedevents", "changerelayname", "changerelaydescription",
     "changerelayicon", "allowkind", "disallowkind", "listallowedkinds", "blockip", "unblockip",
-    "listblockedips",
+    "listblockedips", "unallowevent", "unbanevent", "listallowedevents", "listdisallowedkinds",
 }  # fmt: skip
 BANNED = "blocked: this event or its author is banned here"
 
@@ -107,9 +107,12 @@ class TestWhoMayCall:
             "allowevent",
             "banevent",
             "banpubkey",
+            "listallowedevents",
             "listbannedevents",
             "listbannedpubkeys",
             "listeventsneedingmoderation",
+            "unallowevent",
+            "unbanevent",
             "unbanpubkey",
         ]
         everything = await office.call(ALICE, "supportedmethods")
@@ -450,3 +453,55 @@ class TestBansInTheTransaction:
 
         assert await client.find({"authors": [C]}) == ["farewell"]
         assert office.house.store.record("management", f"purge/{C}") is None
+
+
+class TestTakingBack:
+    """unallowevent, unbanevent, listallowedevents, listdisallowedkinds; allowing a key that is banned."""
+
+    async def test_a_banned_event_may_come_again(self, office: Office) -> None:
+        client = await office.house.connect()
+        spam = note(CAROL, "spam")
+        await office.call(BOB, "banevent", spam.id)
+        assert await client.publish(spam) == (False, BANNED)
+
+        await office.call(BOB, "unbanevent", spam.id)
+
+        assert await client.publish(spam) == (True, "")
+        assert await office.call(BOB, "listbannedevents") == []
+        assert await office.call(BOB, "listallowedevents") == []
+        assert await office.refusal(BOB, "unbanevent", spam.id) == "invalid: this event is not banned"
+
+    async def test_reports_of_an_event_that_is_not_allowed_any_more_are_looked_at(
+        self, office: Office
+    ) -> None:
+        client = await office.house.connect()
+        id_ = "5" * 64
+        await office.call(BOB, "allowevent", id_, "fine")
+        assert await office.call(BOB, "listallowedevents") == [{"id": id_, "reason": "fine"}]
+
+        await office.call(BOB, "unallowevent", id_)
+        await client.publish(event(BOB, 1984, tags=[["e", id_, "spam"]]))
+
+        assert await office.call(BOB, "listallowedevents") == []
+        assert [one["id"] for one in await office.call(BOB, "listeventsneedingmoderation")] == [id_]
+        assert await office.refusal(BOB, "unallowevent", id_) == (
+            "invalid: this event is not on the list of allowed ones"
+        )
+
+    async def test_refused_kinds_are_listed(self, office: Office) -> None:
+        await office.call(ALICE, "disallowkind", 7)
+        await office.call(ALICE, "disallowkind", 4)
+
+        assert await office.call(ALICE, "listdisallowedkinds") == [4, 7]
+        assert await office.call(ALICE, "listallowedkinds") == []
+
+    async def test_who_is_allowed_is_banned_no_more(self, office: Office) -> None:
+        client = await office.house.connect()
+        await office.call(ALICE, "banpubkey", C)
+
+        await office.call(ALICE, "allowpubkey", C)
+        await office.work()
+
+        assert await office.call(ALICE, "listbannedpubkeys") == []
+        assert await client.publish(note(CAROL)) == (True, "")
+        assert [one["pubkey"] for one in await office.call(ALICE, "listallowedpubkeys")] == [C]

@@ -105,11 +105,11 @@ def unban_pubkey(call: Call) -> Ruling:
 
 
 def allow_pubkey(call: Call) -> Ruling:
-    """Make a key a member."""
+    """Make a key a member. "Should automatically remove the pubkey from the ban list" (NIP-86)."""
     key = call.hex("a public key")
-    if call.book.has(records.BANNED, key):
-        raise Unfit("this key is banned; unban it first")
     reason = call.reason()
+    if call.book.drop(records.BANNED, key):
+        call.book.records.delete(records.PURGE + key)
     if call.book.roles_of(key) is not None:
         return _DONE
     return add_member(call.book, key, call.signer, call.now, reason=reason, most=call.max_members)
@@ -261,6 +261,24 @@ def ban_event(call: Call) -> Ruling:
     return Ruling(removals=(EventId(id_),))
 
 
+def unallow_event(call: Call) -> Ruling:
+    """Forget that an event was let be: reports of it are looked at again."""
+    id_ = call.hex("an event's id")
+    call.reason()
+    if not call.book.drop(records.ALLOWED_EVENT, id_):
+        raise Unfit("this event is not on the list of allowed ones")
+    return _DONE
+
+
+def unban_event(call: Call) -> Ruling:
+    """Take an event again, should somebody send it; nothing brings it back by itself."""
+    id_ = call.hex("an event's id")
+    call.reason()
+    if not call.book.drop(records.BANNED_EVENT, id_):
+        raise Unfit("this event is not banned")
+    return _DONE
+
+
 def drop_reports(book: Book, id_: str) -> None:
     """Take an event from the queue."""
     for report in book.all(f"{records.REPORT}{id_} "):
@@ -340,7 +358,9 @@ MODERATION: Mapping[str, Method] = {
     "banpubkey": ban_pubkey,
     "unbanpubkey": unban_pubkey,
     "allowevent": allow_event,
+    "unallowevent": unallow_event,
     "banevent": ban_event,
+    "unbanevent": unban_event,
 }
 MEMBERSHIP: Mapping[str, Method] = {
     "allowpubkey": allow_pubkey,
@@ -362,9 +382,11 @@ ADMINISTRATION: Mapping[str, Method] = {
 }
 CHANGES: Mapping[str, Method] = {**MODERATION, **MEMBERSHIP, **ADMINISTRATION}
 
-MODERATORS_LISTS = frozenset({"listbannedpubkeys", "listeventsneedingmoderation", "listbannedevents"})
+MODERATORS_LISTS = frozenset(
+    {"listbannedpubkeys", "listeventsneedingmoderation", "listbannedevents", "listallowedevents"}
+)
 MEMBERSHIP_LISTS = frozenset({"listallowedpubkeys"})
-LISTS = MODERATORS_LISTS | MEMBERSHIP_LISTS | {"listallowedkinds", "listblockedips"}
+LISTS = MODERATORS_LISTS | MEMBERSHIP_LISTS | {"listallowedkinds", "listdisallowedkinds", "listblockedips"}
 
 
 SUPPORTED_METHODS = "supportedmethods"
