@@ -151,21 +151,15 @@ class _Run(asyncio.SubprocessProtocol):
         if self.ended.is_set():
             yield [(id_, None) for id_ in questions]
             return
-        deadline = asyncio.get_running_loop().time() + seconds
         waiting = _Waiting(next(self._numbers), set(questions))
         self.pending.update(dict.fromkeys(questions, waiting))
         try:
-            if not await self._room(deadline) or self._input is None:
-                self.kill("it reads nothing")
-            else:
+            has_room = await self._is_set(self._may_write, waiting, seconds)
+            if has_room and self._input is not None and self.is_alive:
                 self._input.write(b"".join(questions.values()))
-            while waiting.left or waiting.settled:
-                if not waiting.settled and not await _within(deadline, waiting.answered):
-                    more = self._more_seconds(waiting, seconds)
-                    if more <= 0:
-                        break
-                    deadline += more
-                    continue
+            while has_room and (waiting.left or waiting.settled):
+                if not waiting.settled and not await self._is_set(waiting.answered, waiting, seconds):
+                    break
                 waiting.answered.clear()
                 settled, waiting.settled = waiting.settled, []
                 yield settled
@@ -176,6 +170,15 @@ class _Run(asyncio.SubprocessProtocol):
             if monotonic() - self.answered_at >= seconds:
                 self.kill("it does not answer")
             yield [(id_, None) for id_ in waiting.left]
+
+    async def _is_set(self, event: asyncio.Event, waiting: _Waiting, seconds: float) -> bool:
+        """Wait for an event as long as the program is at work on what is before these questions."""
+        left = seconds
+        while left > 0:
+            if await _within(asyncio.get_running_loop().time() + left, event):
+                return True
+            left = self._more_seconds(waiting, seconds)
+        return False
 
     def _more_seconds(self, waiting: _Waiting, seconds: float) -> float:
         now = monotonic()
@@ -203,9 +206,6 @@ class _Run(asyncio.SubprocessProtocol):
         if not await _within(asyncio.get_running_loop().time() + CLOSE_SECONDS, self.ended):
             self.kill("it does not end when its input does")
         await self.ended.wait()
-
-    async def _room(self, deadline: float) -> bool:
-        return self._may_write.is_set() or await _within(deadline, self._may_write)
 
     def _take(self, line: bytes) -> None:
         try:
@@ -240,6 +240,8 @@ class _Run(asyncio.SubprocessProtocol):
 
 
 async def _within(deadline: float, event: asyncio.Event) -> bool:
+    if event.is_set():
+        return True
     try:
         async with asyncio.timeout_at(deadline):
             await event.wait()

@@ -156,7 +156,7 @@ async def answered_again(client: Client) -> None:
 
 
 async def test_one_that_hangs_holds_up_nobody_else(clock: Clock) -> None:
-    async with House(clock, behaving("hang", seconds=4)) as house:
+    async with House(clock, behaving("hang", seconds=2.5)) as house:
         stuck, client = await house.connect(), await house.connect()
         stuck.send_event(note(ALICE, "hang"))
 
@@ -166,7 +166,8 @@ async def test_one_that_hangs_holds_up_nobody_else(clock: Clock) -> None:
 
 async def test_one_that_is_busy_is_waited_for(clock: Clock) -> None:
     """What is behind others in its queue takes longer than an answer may, and is answered all the same."""
-    published = notes(ALICE, 80)
+    # More than it takes off the pipe meanwhile, too.
+    published = [note(ALICE, f"{number} {'x' * 50_000}", created_at=NOW + number) for number in range(80)]
     async with House(clock, behaving("slowly", seconds=1.2)) as house:
         client = await house.connect()
 
@@ -287,7 +288,7 @@ async def test_its_process_ends_with_the_relay(clock: Clock, tmp_path: Path) -> 
 
 async def test_several_processes_share_the_work(clock: Clock, tmp_path: Path) -> None:
     """The first is stuck with one event; the other takes the rest."""
-    async with House(clock, behaving("hang", seconds=4, processes=2)) as house:
+    async with House(clock, behaving("hang", seconds=2.5, processes=2)) as house:
         stuck, client = await house.connect(), await house.connect()
         stuck.send_event(note(ALICE, "hang"))
         said = [await client.publish(one) for one in some(20)]
