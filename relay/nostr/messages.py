@@ -8,7 +8,7 @@ import json
 import re
 from binascii import unhexlify
 from dataclasses import dataclass
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import orjson
 
@@ -25,8 +25,8 @@ _REGISTERS = re.compile(r"[0-9a-f]{512}").fullmatch
 _FRAME_CHARS = len('["",]')
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+# A named tuple, as `Event` is: one is made for every event.
+class Publish(NamedTuple):
     """`["EVENT", event]` from a client."""
 
     event: Event
