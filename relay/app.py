@@ -9,9 +9,8 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,6 +156,8 @@ class Operation:
         self._locks = locks
         self._extra = extra
         self._inheritance = inheritance
+        self._candidate: Successor | None = None
+        """A successor that does not serve yet."""
         self._successor: Successor | None = None
         self._outliving: asyncio.Task[None] | None = None
         self._read = read
@@ -192,10 +193,8 @@ class Operation:
                 self._tasks = tasks
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self._on_stop, number)
-                loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(self._on_order(self.reload)))
-                loop.add_signal_handler(
-                    signal.SIGUSR2, lambda: tasks.create_task(self._on_order(self.restart))
-                )
+                for number, carry_out in ((signal.SIGHUP, self.reload), (signal.SIGUSR2, self.restart)):
+                    loop.add_signal_handler(number, self._on_order, number, carry_out)
                 try:
                     await self._supervise()
                 finally:
@@ -218,10 +217,15 @@ class Operation:
     def _on_stop(self, number: int) -> None:
         if self._successor is not None:
             os.kill(self._successor.pid, number)
+        if self._candidate is not None:
+            self._candidate.kill()
         self._stop.set()
 
-    async def _on_order(self, carry_out: Callable[[], Awaitable[object]]) -> None:
-        await carry_out()
+    def _on_order(self, number: int, carry_out: Callable[[], Coroutine[None, None, object]]) -> None:
+        if self._successor is not None:
+            os.kill(self._successor.pid, number)
+        else:
+            self._tasks.create_task(carry_out())
 
     def _on_ready(self) -> None:
         if self._inheritance is not None:
@@ -268,33 +272,37 @@ class Operation:
         """Return why it was not done, or nothing."""
         fds = [*(one.fileno() for one in self._sockets), *self._locks.values()]
         try:
-            successor = Successor.start(program(), self._estate(), fds)
+            candidate = self._candidate = Successor.start(program(), self._estate(), fds)
         except OSError as error:
             return f"cannot start the new process: {error.strerror}"
-        said = await successor.hear(PREPARE_SECONDS)
-        if said["say"] != "prepared":
-            await successor.end()
-            return str(said["why"])
-        held = [
-            [one.name for one in group if not self._supervisor.is_held(one.name)]
-            for group in (self._extra, [*self._routers, *self._indexers], self._writers)
-        ]
-        if not said["understands"]:
-            # Another schema, or another way to speak with the writer: nobody of ours may be there with it.
-            await self._retire(0.0)
-            held.append([one.name for one in self._workers])
-        for names in held[:3]:
-            await asyncio.gather(*map(self._supervisor.hold, names))
-        successor.say("go")
-        said = await successor.hear(START_SECONDS)
-        if said["say"] != "ready":
-            await successor.end()
-            for name in chain.from_iterable(reversed(held)):
-                self._supervisor.release(name)
-            return str(said["why"])
-        self._successor = successor
-        self._tasks.create_task(self._leave(successor, retired=len(held) > 3))
-        return ""
+        held: list[str] = []
+        try:
+            said = await candidate.hear(PREPARE_SECONDS)
+            if said["say"] != "prepared":
+                return str(said["why"])
+            understands = bool(said["understands"])
+            if not understands:
+                # Another schema, or another way to speak with the writer: none of ours may be there with it.
+                held += [one.name for one in self._workers]
+                await self._retire(0.0)
+            for group in (self._extra, [*self._routers, *self._indexers], self._writers):
+                names = [one.name for one in group if not self._supervisor.is_held(one.name)]
+                held += names
+                await asyncio.gather(*map(self._supervisor.hold, names))
+            candidate.say("go")
+            said = await candidate.hear(START_SECONDS)
+            if said["say"] != "ready":
+                return str(said["why"])
+            self._successor = candidate
+            self._tasks.create_task(self._leave(candidate, retired=not understands))
+            return ""
+        finally:
+            self._candidate = None
+            if self._successor is None:
+                await candidate.end()
+                # First the writers, which were stopped last.
+                for name in reversed(held):
+                    self._supervisor.release(name)
 
     def _estate(self) -> dict[str, object]:
         asked = self._started_with.sites[0].relay

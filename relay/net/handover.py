@@ -12,6 +12,7 @@ Until `ready` the predecessor can go on as before.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -77,7 +78,10 @@ class Successor:
         try:
             async with asyncio.timeout(seconds):
                 while b"\n" not in self._heard:
-                    chunk = await loop.sock_recv(self._line, 65_536)
+                    try:
+                        chunk = await loop.sock_recv(self._line, 65_536)
+                    except OSError:
+                        chunk = b""  # it died before it had heard what there is
                     if not chunk:
                         code = await self._ended()
                         return {"say": "failed", "why": f"the new process ended with exit code {code}"}
@@ -95,9 +99,13 @@ class Successor:
         except OSError as error:
             log.warning("the new process could not be told", error=str(error))
 
+    def kill(self) -> None:
+        """End it at once; what it has started ends with it."""
+        self._process.kill()
+
     async def end(self) -> None:
         """Kill it, and wait until it is gone."""
-        self._process.kill()
+        self.kill()
         await self._ended()
         self._line.close()
 
@@ -152,15 +160,14 @@ class Inheritance:
     async def go(self) -> None:
         """Wait until the predecessor lets go of the writers, or is gone."""
         self.line.setblocking(False)
-        await asyncio.get_running_loop().sock_recv(self.line, 4_096)
+        with contextlib.suppress(OSError):  # it died
+            await asyncio.get_running_loop().sock_recv(self.line, 4_096)
 
     async def gone(self) -> None:
         """Wait until the predecessor has ended; then die with who stands in for it, if somebody does."""
-        try:
+        with contextlib.suppress(OSError):  # it died
             while await asyncio.get_running_loop().sock_recv(self.line, 4_096):
                 pass
-        except OSError:
-            pass  # it died
         self.line.close()
         while self.estate["leaves"] and os.getppid() == self.estate["pid"]:  # noqa: ASYNC110  # nothing tells
             # Its end reaches us before it is our parent no more; that must not kill us.

@@ -108,6 +108,8 @@ class Server:
         self._awaited: dict[RequestHandler, float] = {}
         self._newcomers: set[RequestHandler] = set()
         """Who has connected and not asked anything so far."""
+        self._welcomed = 0
+        """Accepted connections that the HTTP server has not got yet."""
         self._is_leaving = False
         self._numbers = itertools.count(1)
         self._tasks: asyncio.TaskGroup | None = None
@@ -179,6 +181,7 @@ class Server:
                 caring.append(tasks.create_task(server._look_after()))
 
             def welcome(accepted: socket.socket) -> None:
+                self._welcomed += 1
                 tasks.create_task(self._welcome(http, accepted))
 
             entrance = Entrance(sockets, welcome, lambda: self._has_more(everyone))
@@ -189,7 +192,7 @@ class Server:
                 ready.set()
                 await stop.wait()
             entrance.close()
-            await asyncio.gather(*(server._take_leave(goodbye_seconds()) for server in everyone))
+            await asyncio.gather(*(server._take_leave(goodbye_seconds) for server in everyone))
             await self._await_newcomers()
             for task in caring:
                 task.cancel()
@@ -255,6 +258,8 @@ class Server:
             # A mistake of ours must not take the other clients down.
             log.exception("a connection could not be taken")
             accepted.close()
+        finally:
+            self._welcomed -= 1
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, an upgrade among them, or let the server answer whose relay it is for."""
@@ -383,7 +388,9 @@ class Server:
     async def _await_newcomers(self) -> None:
         """Let those who have just connected ask what they came for, or a restart would turn them away."""
         until = monotonic() + NEWCOMER_SECONDS
-        while any(one.transport is not None for one in self._newcomers) and monotonic() < until:  # noqa: ASYNC110
+        while monotonic() < until and (  # noqa: ASYNC110
+            self._welcomed or any(one.transport is not None for one in self._newcomers)
+        ):
             await asyncio.sleep(0.01)
 
     def _catch_up(self) -> None:
@@ -425,10 +432,9 @@ class Server:
                     del self._awaited[handler]
                     _cut(handler)
 
-    async def _take_leave(self, seconds: float) -> None:
-        log.info("stopping", connections=len(self._connections), goodbye_seconds=seconds)
-        if seconds:
-            await self._see_off(seconds)
+    async def _take_leave(self, goodbye_seconds: Callable[[], float]) -> None:
+        log.info("stopping", connections=len(self._connections), goodbye_seconds=goodbye_seconds())
+        await self._see_off(goodbye_seconds)
         self._is_leaving = True
         connections = tuple(self._connections)
         for connection in connections:
@@ -445,12 +451,15 @@ class Server:
             # Each is cut if it does not answer in time.
             await self._nobody_left.wait()
 
-    async def _see_off(self, seconds: float) -> None:
-        """Say goodbye to one after the other; to each when it has the answers that are due to it."""
+    async def _see_off(self, goodbye_seconds: Callable[[], float]) -> None:
+        """Say goodbye to one after the other; to each when it has the answers that are due to it.
+
+        Ends early when there are no seconds for it any more.
+        """
         began, leaving = monotonic(), deque(self._connections)
         count = len(leaving)
         paused: list[Connection] = []
-        while leaving and self._connections:
+        while leaving and self._connections and (seconds := goodbye_seconds()):
             await asyncio.sleep(min(GOODBYE_PAUSE_SECONDS, seconds))
             due = count * min(1.0, (monotonic() - began) / seconds)
             while leaving and count - len(leaving) + 1 <= due:

@@ -222,8 +222,9 @@ class Supervisor:
             await self._end_gently(program, process)
 
     def release(self, name: str) -> None:
-        """Start a program that was held."""
-        self._held.pop(name).set()
+        """Start a program that was held; one that was not runs already."""
+        if (held := self._held.pop(name, None)) is not None:
+            held.set()
 
     async def _end_gently(self, program: Program, process: Child) -> None:
         process.send(signal.SIGTERM)

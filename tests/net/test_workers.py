@@ -404,3 +404,61 @@ def _accept_all(listening: socket.socket) -> int:
             listening.accept()[0].close()
             accepted += 1
     return accepted
+
+
+async def test_a_program_that_is_held_stops_alone_and_starts_when_it_is_released(
+    program: Callable[..., Program], journal: Journal
+) -> None:
+    deaths: list[str] = []
+    supervisor = Supervisor([[program("a", on_death=lambda: deaths.append("a"))], [program("b")]])
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(supervisor.run(stop, ready.set))
+    await ready.wait()
+
+    await supervisor.hold("a")
+    assert journal.lines == ["a starts", "b starts", "a stops"]
+    assert supervisor.is_held("a")
+    supervisor.release("a")
+    await journal.wait_for(2, "a starts")
+
+    assert deaths == ["a"]
+    assert not supervisor.is_held("a")
+    stop.set()
+    await running
+    assert journal.lines[3:] == ["a starts", "b stops", "a stops"]
+
+
+async def test_a_program_that_begins_held_is_not_waited_for(
+    program: Callable[..., Program], journal: Journal
+) -> None:
+    supervisor = Supervisor([[program("a")], [program("b")]])
+    supervisor.begin_held("b")
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(supervisor.run(stop, ready.set))
+    await ready.wait()
+    assert journal.lines == ["a starts"]
+
+    supervisor.release("b")
+    await journal.wait_for(1, "b starts")
+
+    stop.set()
+    await running
+
+
+async def test_a_program_that_was_told_to_go_is_waited_for_and_then_stopped(
+    program: Callable[..., Program], journal: Journal
+) -> None:
+    supervisor = Supervisor([[program("a"), program("b")]])
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(supervisor.run(stop, ready.set))
+    await ready.wait()
+    for name in ("a", "b"):
+        supervisor.begin_held(name)
+    os.kill(journal.pids("a starts")[0], 15)
+
+    await supervisor.let_go("a", 20)
+    await supervisor.let_go("b", 0.01)
+
+    assert journal.lines[2:] == ["a stops", "b stops"]
+    stop.set()
+    await running

@@ -78,7 +78,7 @@ class Machine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=600,
         )
         assert ended.returncode == 0, f"{text}\n{ended.stdout}\n{ended.stderr}"
         return ended.stdout
@@ -149,6 +149,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+@pytest.mark.timeout(1_200)  # it installs Torv, and asks the doctor
 async def test_from_an_empty_machine_to_a_proxied_and_backed_up_relay(machine: Machine) -> None:
     printed: list[str] = []
     with ExitStack() as held:
