@@ -180,6 +180,7 @@ class Link:
     async def _talk(self, client: RelayClient) -> None:
         listens = asyncio.Event()
         self._arrived = asyncio.Queue(_WAITING_EVENTS)
+        self._is_taking = False
         exchange = self._exchange(client, self.health.totals, lambda event: True)
         head = await self._house.store.head()
         if self.cursor.sent is None or self.cursor.sent > head:
