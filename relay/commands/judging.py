@@ -68,7 +68,7 @@ class _Outcome:
         return next((one.refusal for one in self.verdicts if one.refusal is not None), None)
 
 
-@ends_with("it would be taken", "it would be refused")
+@ends_with("it would be taken, or shown", "it would be refused, or hidden")
 @click.command("why")
 @click.argument("given", metavar="EVENT|FILTER")
 @config_option
@@ -99,7 +99,6 @@ def why(
     input. The relay may be running; what it has stored counts, but not what its clients have used up of their
     rates: with --times, all buckets begin full.
 
-    Ends with status 0 if it would be taken, with 1 if it would be refused.
     """
     loaded = load_for(context, config, data)
     value = _read(given)
@@ -117,7 +116,7 @@ def why(
     if as_json:
         click.echo(orjson.dumps(_as_json(outcome, tried), option=orjson.OPT_INDENT_2))
     else:
-        for line in _as_lines(outcome, asked, tried):
+        for line in _as_lines(outcome, asked, tried, seen=seen):
             click.echo(line)
     sys.exit(1 if outcome.refusal is not None else 0)
 
@@ -242,12 +241,15 @@ async def _answered(relay: Relay, filters: Sequence[Filter], origin: Origin) -> 
     return Verdict(_ANSWER, ANSWERING, None)
 
 
-def _as_lines(outcome: _Outcome, asked: object, tried: int) -> Iterable[str]:
+def _as_lines(outcome: _Outcome, asked: object, tried: int, *, seen: bool) -> Iterable[str]:
     width = max((len(one.rule) for one in outcome.verdicts), default=0)
     for one in outcome.verdicts:
         said = "ok" if one.refusal is None else str(one.refusal)
         yield f"{one.rule:{width}}  {one.stage:20}  {said}"
     yield ""
+    if isinstance(asked, _Draft) and seen:
+        yield "would be shown" if outcome.refusal is None else "would be hidden"
+        return
     if isinstance(asked, _Draft) and not asked.is_signed:
         yield "a draft: its signature was not looked at"
     if outcome.is_known:

@@ -199,6 +199,19 @@ def test_all_that_was_asked_is_listed_and_the_first_refusal_is_the_answer(tmp_pa
     ]
 
 
+def test_whether_somebody_may_see_an_event_is_asked_of_veils(tmp_path: Path) -> None:
+    wrap = orjson.dumps({"kind": 1059, "tags": [["p", BOB.public]]}).decode()
+
+    hidden = torv(tmp_path, "", "why", wrap, "--seen", "--authed", ALICE.public)
+    shown = torv(tmp_path, "", "why", wrap, "--seen", "--authed", BOB.public)
+
+    assert (hidden.exit_code, hidden.stdout.splitlines()[-1]) == (1, "would be hidden")
+    assert hidden.stdout.startswith(
+        "Gift wrap  what may be seen        restricted: hidden from this reader\n"
+    )
+    assert (shown.exit_code, shown.stdout.splitlines()[-1]) == (0, "would be shown")
+
+
 def test_a_signed_event_is_checked_and_a_key_may_be_tried_in_its_place(tmp_path: Path) -> None:
     forged = orjson.loads(encode(note(ALICE, created_at=now())._replace(sig="0" * 128)))
 

@@ -59,6 +59,24 @@ async def test_rates_of_addresses_and_proved_keys_hold_over_all_workers_together
     assert asked == 5
 
 
+async def test_budgets_hold_over_all_workers_together(torv_serve: TorvServe) -> None:
+    served = torv_serve(f"{OFF}[relay.policies.budget]\nrows_per_minute = 5\n", workers=2)
+    author = new_key()
+    async with AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(dial(served.url)) for _ in range(8)]
+        for number in range(2):
+            await wires[0].publish(note(author, str(number)))
+        answered = 0
+        for wire in wires:
+            try:
+                answered += len(await wire.query({"authors": [author.public]}))
+            except Refused as error:
+                assert str(error) == "rate-limited: one address gets 5 a minute of events in answers"
+
+    # The third question was asked when something was left.
+    assert answered == 6
+
+
 async def test_a_list_that_changes_counts_in_every_worker(torv_serve: TorvServe, tmp_path: Path) -> None:
     file = tmp_path / "denied.txt"
     file.write_text("")
