@@ -143,3 +143,30 @@ async def test_a_running_relay_keeps_to_its_rules_and_its_file_shrinks(torv_serv
             assert len(await client.fetch([Filter(kinds=frozenset([1]), limit=20)])) == 20
     assert before > 17 * 2**20
     assert relay.stop() == 0
+
+
+async def test_a_relay_that_is_killed_while_it_removes_goes_on_where_it_was(
+    torv: Torv, torv_serve: TorvServe
+) -> None:
+    relay = torv_serve(UNLIMITED + RULES, workers=1)
+    assert relay.stop() == 0
+    await fill(relay.data, [note(ALICE, f"{n}", created_at=NOW + n) for n in range(700)])
+    every = Filter(kinds=frozenset([1]))
+    relay.restart()
+
+    async with RelayClient(relay.url) as client:
+        while await client.count([every]) == 700:
+            pass
+    relay.kill()
+    verified = await asyncio.to_thread(torv, "verify", relay.data, "--json")
+    assert (verified.status, verified.value["findings"]) == (0, [])
+    assert verified.value["events"] >= 30
+
+    relay.restart()
+    async with asyncio.timeout(60), RelayClient(relay.url) as client:
+        while await client.count([every]) > 30:
+            pass
+        newest = await client.fetch([Filter(kinds=frozenset([1]), limit=1)])
+    assert newest[0].content == "699"
+    assert relay.stop() == 0
+    assert (await asyncio.to_thread(torv, "verify", relay.data)).status == 0

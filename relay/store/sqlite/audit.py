@@ -120,13 +120,15 @@ class Audit:
 
     def log(self) -> Iterator[AuditedEvents]:
         """Look at every event: its columns, its postings, its address, and whether it may be there."""
-        self._farewells = {
-            str(owner, "latin-1"): until
-            for owner, until in self._connection.execute(
+        try:
+            leaves = self._connection.execute(
                 "SELECT owner, until FROM farewell WHERE NOT unfinished "
                 "AND typeof(owner) = 'blob' AND typeof(until) = 'integer'"
-            )
-        }
+            ).fetchall()
+        except DAMAGE as error:
+            yield AuditedEvents([], [], [_unreadable("who took leave", 0, error)])
+            return
+        self._farewells = {str(owner, "latin-1"): until for owner, until in leaves}
         after = -(2**63)
         while True:
             found = AuditedEvents([], [], [])
