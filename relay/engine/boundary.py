@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from relay.nostr.filter import Filter
-from relay.store.api import Stored
+from relay.store.api import Seq, Stored
 
 MAX_BEYOND = 5_000
 """Events sent beyond a limit to finish its last second. Of a second with more, some stay unreachable by
@@ -56,6 +56,25 @@ async def whole_seconds(
         # A second is sent by lowest id: what has come of it already is what stands before the last one.
         yield [row for row in page if row.id > last.id]
     on_end(found < most and not await _any(scan, replace(wanted, until=second - 1, limit=1)))
+
+
+def whole_seconds_at_once(
+    at_once: Callable[[Filter], tuple[Seq, list[Stored]] | None], wanted: Filter
+) -> tuple[Seq, list[Stored], bool] | None:
+    """Return the head, what `whole_seconds` yields up to it, and what it tells at the end.
+
+    None where a slice of the store does not tell that; `at_once` is `Store.at_once` for one reader.
+    """
+    if wanted.limit is None:
+        return None
+    found = at_once(wanted.limited(wanted.limit + 1))
+    if found is None:
+        return None
+    head, rows = found
+    if len(rows) <= wanted.limit:
+        return head, rows, True
+    beyond = rows.pop()
+    return None if beyond.created_at == rows[-1].created_at else (head, rows, False)
 
 
 async def _any(scan: Scan, wanted: Filter) -> bool:

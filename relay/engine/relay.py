@@ -9,7 +9,7 @@ import structlog
 
 from relay.engine.admission import Admission
 from relay.engine.authors import READ_AT_MOST, count_authors
-from relay.engine.boundary import Scan, whole_seconds
+from relay.engine.boundary import Scan, whole_seconds, whole_seconds_at_once
 from relay.engine.crowds import TABLE as CROWDS
 from relay.engine.crowds import Crowds
 from relay.engine.feature import (
@@ -201,7 +201,7 @@ class Relay:
             if isinstance(answer, Refusal):
                 return answer
             limit = self._max_limit if answer.limit is None else min(answer.limit, self._max_limit)
-            narrowed.append(answer.limited(limit))
+            narrowed.append(answer if answer.limit == limit else answer.limited(limit))
         return narrowed
 
     def _narrow(self, wanted: Filter, origin: Origin, *, may_search: bool) -> Filter | Refusal:
@@ -280,6 +280,25 @@ class Relay:
     async def draw_line(self, subscription: Subscription) -> None:
         """Set where in the log the stored part of an opened subscription ends. Raises StoreError."""
         subscription.line = await self.store.head()
+
+    def answer_at_once(self, subscription: Subscription) -> list[Stored] | None:
+        """Draw the line of an opened subscription and return all that `answer` yields; None where it waits.
+
+        Nothing comes between the filing, the line and the answer. Raises StoreError.
+        """
+        if len(subscription.filters) > 1 or self._sieve is not None or self._toll is not None:
+            return None
+        (wanted,) = subscription.filters
+        if wanted.is_empty or wanted.limit == 0 or wanted.search is not None:
+            return None
+        if wanted.kinds is not None and not self.conjured.keys().isdisjoint(wanted.kinds):
+            return None
+        veil = self.veil(subscription.reader.origin)
+        found = whole_seconds_at_once(partial(self.store.at_once, now=self.now(), veil=veil), wanted)
+        if found is None:
+            return None
+        subscription.line, rows, subscription.is_complete = found
+        return rows
 
     def answer(self, subscription: Subscription) -> AsyncIterator[list[Stored]]:
         """Yield what `stored` does, within the budget of who asks. Raises StoreError, Exhausted."""

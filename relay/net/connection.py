@@ -497,7 +497,24 @@ class Connection:
         self._subscriptions[subscription.name] = subscription
         self._board.add(Counter.SUBSCRIPTIONS_OPEN)
         self._relay.open(subscription)
-        self._serve((Req, subscription.name), partial(self._send_stored, subscription))
+        if not self._answered_at_once(subscription):
+            self._serve((Req, subscription.name), partial(self._send_stored, subscription))
+
+    def _answered_at_once(self, subscription: Subscription) -> bool:
+        if self._socket.is_full:
+            return False
+        began = monotonic()
+        try:
+            rows = self._relay.answer_at_once(subscription)
+        except StoreError as error:
+            self._end_unread(subscription, error)
+            return True
+        if rows is None:
+            return False
+        pieces: list[bytes] = []
+        self._frames.add_stored(pieces, subscription.prefix, rows)
+        self._end_stored(subscription, pieces, len(rows), began)
+        return True
 
     def _serve(self, question: _Question, work: Callable[[], Coroutine[None, None, None]]) -> None:
         earlier = self._serving.pop(question, None)
@@ -550,17 +567,25 @@ class Connection:
             self._end(subscription, str(error.refusal))
             return
         except StoreError as error:
-            log.error("a question could not be answered", connection=self.number, error=str(error))
-            self._end(subscription, _FAILED)
+            self._end_unread(subscription, error)
             return
+        # How fast the client takes its answer is not the question's fault.
+        self._end_stored(subscription, pieces, rows, began + waited)
+
+    def _end_unread(self, subscription: Subscription, error: StoreError) -> None:
+        log.error("a question could not be answered", connection=self.number, error=str(error))
+        self._end(subscription, _FAILED)
+
+    def _end_stored(self, subscription: Subscription, pieces: list[bytes], rows: int, began: float) -> None:
+        """Send the last pieces and the EOSE; then what was buffered beyond the line."""
         self._board.add(Counter.STORED_SENT, rows)
         hints = _HINTS[subscription.is_complete]
         pieces.append(self._frames.text(encode_relay_message(Eose(subscription.name, hints))))
-        pieces.append(self._frames.live(prefix, subscription.go_live()))
+        if live := subscription.go_live():
+            pieces.append(self._frames.live(subscription.prefix, live))
         self._outbox.push(b"".join(pieces), subscription)
         self._delivered += rows
-        # How fast the client takes its answer is not the question's fault.
-        seconds = monotonic() - began - waited
+        seconds = monotonic() - began
         self._board.observe(Histogram.QUESTION, seconds)
         self._note_if_slow("REQ", subscription.filters, rows, seconds)
 

@@ -277,6 +277,15 @@ class Store(Protocol):
         gives others a turn. Holds no transaction between pages. Raises StoreError.
         """
 
+    def at_once(
+        self, wanted: Filter, *, now: int, veil: Veil | None = None
+    ) -> tuple[Seq, list[Stored]] | None:
+        """Return the head, and all that `scan` yields up to it, if both can be had without waiting.
+
+        None where it takes more than a slice or it is somebody else's turn, and for no reason at all.
+        Most questions are small: the steps of a scan cost more than their rows. Raises StoreError.
+        """
+
     async def count(self, wanted: Sequence[Filter], *, upto: Seq, now: int, veil: Veil | None = None) -> int:
         """Return how many visible rows with seq ≤ `upto` match any of the filters; limits are ignored."""
 

@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextvars import ContextVar
-from time import perf_counter, thread_time
+from time import thread_time
 from typing import TypeVar
 
 _R = TypeVar("_R")
@@ -64,15 +64,18 @@ class Turns:
         """When the present turn of the loop is over for what need not wait; None where nothing was done."""
         self._passed_over = 0
 
+    def may_begin(self, account: Account) -> bool:
+        """Say whether a slice need not wait. It must be begun now, and its time put on the account."""
+        if account.is_large or self._small or (self._ends_at is not None and thread_time() >= self._ends_at):
+            return False
+        self._begin()
+        return True
+
     async def take(self, account: Account) -> None:
         """Wait until a slice may be worked on. It must be begun at once, and its time put on the account."""
-        if account.is_large:
-            line = self._large
-        else:
-            line = self._small
-            if not line and (self._ends_at is None or perf_counter() < self._ends_at):
-                self._begin()
-                return
+        if self.may_begin(account):
+            return
+        line = self._large if account.is_large else self._small
         while True:
             waiting: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             line.append(account, waiting)
@@ -82,12 +85,12 @@ class Turns:
             except asyncio.CancelledError:
                 line.remove(account, waiting)
                 raise
-            if is_first or self._ends_at is None or perf_counter() < self._ends_at:
+            if is_first or self._ends_at is None or thread_time() < self._ends_at:
                 return
 
     def _begin(self) -> None:
         if self._ends_at is None:
-            self._ends_at = perf_counter() + TURN_SECONDS
+            self._ends_at = thread_time() + TURN_SECONDS
             asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from relay.engine.feature import Feature, Origin, VeilRule
 from relay.nostr import filter as filters
-from relay.nostr.event import Event
+from relay.nostr.event import Event, encode
 from relay.nostr.messages import Auth
 from relay.nostr.reasons import Prefix, Refusal
 from relay.store.api import Seq, Stored, StoreError, Veil
@@ -208,3 +208,39 @@ def _asked(house: House, *wanted: filters.Filter) -> list[filters.Filter]:
     answer = house.relay.ask(wanted, Origin(address="", url=""))
     assert isinstance(answer, list)
     return answer
+
+
+class QuickStore(MemoryStore):
+    """A store that has every answer at once: one note of its own."""
+
+    def at_once(
+        self, wanted: filters.Filter, *, now: int, veil: Veil | None = None
+    ) -> tuple[Seq, list[Stored]] | None:
+        return Seq(0), [Stored(Seq(0), NOW, encode(note(BOB, "quick")))]
+
+
+async def test_a_small_question_has_the_answer_that_the_store_has_at_once(clock: Clock) -> None:
+    async with House(clock, store=QuickStore()) as house:
+        client = await house.connect()
+
+        assert await client.find({"kinds": [1]}) == ["quick"]
+
+
+@pytest.mark.parametrize(
+    "question", [[{"kinds": [1]}, {"kinds": [7]}], [{"limit": 0}], [{"since": NOW, "until": NOW - 1}]]
+)
+async def test_what_needs_more_than_the_store_is_not_answered_at_once(
+    clock: Clock, question: list[dict[str, object]]
+) -> None:
+    async with House(clock, store=QuickStore()) as house:
+        client = await house.connect()
+
+        assert await client.find(*question) == []
+
+
+async def test_what_somebody_pays_for_is_not_answered_at_once(clock: Clock) -> None:
+    toll = Feature(title="nobody pays, but who does is asked", toll=lambda origin: None)
+    async with House(clock, store=QuickStore(), extra=[toll]) as house:
+        client = await house.connect()
+
+        assert await client.find({"kinds": [1]}) == []

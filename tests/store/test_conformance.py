@@ -1033,6 +1033,34 @@ async def test_a_filter_finds_and_counts_what_it_matches(store: Store, condition
         assert await count(store, wanted) == len(expected)
 
 
+@pytest.mark.parametrize("condition", CONDITIONS)
+async def test_what_is_found_at_once_is_all_that_a_scan_finds(store: Store, condition: str) -> None:
+    wanted, expected = CONDITIONS[condition]
+    await keep(store, *map(write, LETTERS))
+    wanted = wanted.limited(500 if wanted.limit is None else wanted.limit)
+
+    answer = store.at_once(wanted, now=NOW)
+
+    if answer is not None:
+        head, rows = answer
+        assert head == await store.head()
+        assert "".join(row.event().content for row in rows) == expected
+
+
+async def test_what_is_found_at_once_is_what_the_reader_may_see(store: Store) -> None:
+    await keep(store, *map(write, LETTERS))
+    veils = (
+        Veil(frozenset([1, 7]), lambda event: event.content != "a"),
+        Veil(frozenset(), lambda _: False, {"t": frozenset(["blue"])}),
+    )
+
+    for veil, expected in zip(veils, ("bcdefghij", "bdefghij"), strict=True):
+        for wanted in (only(limit=10), only(authors=[ALICE, BOB, CAROL], limit=10)):
+            answer = store.at_once(wanted, now=NOW, veil=veil)
+            if answer is not None:
+                assert "".join(row.event().content for row in answer[1]) == expected
+
+
 async def test_an_id_is_compared_whole(store: Store) -> None:
     hello = note(ALICE, "hello")
     await keep(store, write(hello))

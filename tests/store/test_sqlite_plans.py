@@ -11,7 +11,8 @@ import pytest
 from relay.nostr.filter import Filter
 from relay.store.api import MAX_SEQ, RemoveAddress, RemoveEvent, Seq, Write
 from relay.store.sqlite import Hashes, SqliteWriter, prepare
-from relay.store.sqlite.plan import Kinds
+from relay.store.sqlite.plan import Drive, Keys, Kinds, Span
+from relay.store.sqlite.postings import MAX_TS
 from relay.store.sqlite.reader import SqliteReader
 from tests.events import ALICE, BOB, CAROL, NOW, event, note, pubkey, write
 from tests.store.writers import TINY
@@ -175,3 +176,46 @@ def test_a_page_of_a_prolific_author_costs_little_however_deep(prolific: Path, w
         assert len(page) == 20
         # Reading all of the author's postings would be 10,000 rows of some ten steps each.
         assert steps < 40_000
+
+
+@pytest.mark.parametrize("walk", [16, 32, 40, 48])
+def test_what_was_removed_is_walked_over_to_the_living_behind_it(
+    writer: SqliteWriter, reader: SqliteReader, walk: int
+) -> None:
+    everything = list(reader.scan(Filter(authors=frozenset([A])), upto=ALL, now=NOW))
+    newest = [row for page in everything for row in page][:40]
+    bearer = note(ALICE, "bearer", created_at=NOW - 1)
+    removals = tuple(RemoveEvent(row.id, pubkey(ALICE)) for row in newest)
+    commit(writer, [write(bearer, removals=removals)])
+    drive = Drive(Keys.AUTHORS, (reader._hashes.author(A),), None, True)
+    high, found = MAX_TS, []
+
+    # A slice may end anywhere among what was removed, also where a batch of rows ends.
+    while high >= 0:
+        rows, low = reader._rows.newest(drive, Span(0, high), rows=16, walk=walk, upto=ALL, now=NOW)
+        assert len(rows) <= walk
+        found += rows
+        high = low - 1
+
+    assert len(found) == 300 - 40 + 1
+
+
+ANSWERED_AT_ONCE = {
+    "an author's notes": Filter(authors=frozenset([A]), kinds=frozenset([1]), limit=20),
+    "a tag": Filter(tags={"t": frozenset(["square"])}, limit=20),
+    "a tag and a kind": Filter(tags={"p": frozenset([B])}, kinds=frozenset([1]), limit=20),
+    "the newest": Filter(kinds=frozenset([1]), limit=500),
+    "profiles": Filter(authors=frozenset([A, B, C]), kinds=frozenset([0]), limit=500),
+    "ids": Filter(ids=frozenset(["00" * 32, "ff" * 32]), limit=500),
+}
+
+
+@pytest.mark.parametrize("wanted", ANSWERED_AT_ONCE.values(), ids=ANSWERED_AT_ONCE)
+def test_a_small_question_is_answered_at_once(reader: SqliteReader, wanted: Filter) -> None:
+    found = reader.at_once(wanted, upto=ALL, now=NOW)
+
+    assert found is not None
+    rows, is_all = found
+    scanned = [row for page in reader.scan(wanted, upto=ALL, now=NOW) for row in page]
+    assert rows == scanned[: len(rows)]
+    assert is_all or len(rows) >= 20

@@ -7,7 +7,7 @@ misses what stays.
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from relay.store.api import StoreError
@@ -57,7 +57,7 @@ class Asking:
         try:
             return self._connection.execute(question, named or values).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"cannot read {self._path}: {error}") from error
+            raise self.failure(error) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -68,14 +68,13 @@ class Asking:
         finally:
             self("COMMIT")
 
-    @contextmanager
-    def opened(self, question: str, values: Sequence[Value]) -> Iterator[sqlite3.Cursor]:
-        """Give a cursor whose rows need not all be read."""
-        try:
-            with closing(self._connection.execute(question, values)) as cursor:
-                yield cursor
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot read {self._path}: {error}") from error
+    def open(self, question: str, values: Sequence[Value]) -> sqlite3.Cursor:
+        """Return a cursor whose rows need not all be read, to be closed; its errors are for `failure`."""
+        return self._connection.execute(question, values)
+
+    def failure(self, error: sqlite3.Error) -> StoreError:
+        """Return the error as who asks knows it."""
+        return StoreError(f"cannot read {self._path}: {error}")
 
 
 class Cursors:

@@ -18,6 +18,8 @@ _SIZES = (1, 2, 4, 8, MOST_MERGED)
 connection's cache. A row passes through a merge for each part, three for each hash. Where there are
 fewer hashes the others are NULL, which costs next to nothing."""
 
+_SIZE_OF = [next(size for size in _SIZES if size >= count) for count in range(MOST_MERGED + 1)]
+
 
 class Statements(NamedTuple):
     """What can be asked about the postings of so many hashes; all take the same parameters."""
@@ -25,9 +27,7 @@ class Statements(NamedTuple):
     postings: str
     """(ts, kind), descending, `most` at most. An event under two of the hashes comes twice, in a row."""
     rows: str
-    """(seq, created_at, json) of those of `postings` whose events are there and have not expired."""
-    last: str
-    """The ts of the last of `postings`; no row if there are fewer than `most`."""
+    """(seq, created_at, json) of `postings`; json is NULL where the event is not there or has expired."""
     floor: str
     """The lowest ts of the span down to which no hash has more than `most` postings in any tier, of
     whatever kind."""
@@ -49,7 +49,7 @@ def parameters(
 
 
 def _size(hashes: Sequence[int]) -> int:
-    return next(size for size in _SIZES if size >= len(hashes))
+    return _SIZE_OF[len(hashes)]
 
 
 @cache
@@ -65,8 +65,7 @@ def _statements(size: int, condition: str) -> Statements:
     )
     return Statements(
         postings=f"{merged} LIMIT ?3",
-        rows=f"SELECT ts & {SEQ_MASK}, ts >> {SEQ_BITS}, json FROM ({merged} LIMIT ?3) CROSS JOIN event "
+        rows=f"SELECT ts & {SEQ_MASK}, ts >> {SEQ_BITS}, json FROM ({merged} LIMIT ?3) LEFT JOIN event "
         f"ON seq = ts & {SEQ_MASK} AND seq <= ?4 AND (expires_at IS NULL OR expires_at > ?5)",
-        last=f"SELECT ts FROM ({merged}) LIMIT 1 OFFSET ?3 - 1",
         floor=f"SELECT max({floors})",
     )

@@ -107,6 +107,13 @@ class SqliteReader:
         question = yield from self._plan(wanted, kinds, upto, now, nothing, ends_early=True)
         yield from Scan(question, self._cursors, self._rows).newest_first()
 
+    def at_once(self, wanted: Filter, *, upto: Seq, now: int) -> tuple[Page, bool] | None:
+        """Return what the first slice of `scan` finds, and whether it is all; None where it may be little."""
+        kinds = None if wanted.kinds is None else Kinds(wanted.kinds)
+        nothing: Page = []
+        question = _at_first(self._plan(wanted, kinds, upto, now, nothing, ends_early=True))
+        return None if question is None else Scan(question, self._cursors, self._rows).first()
+
     def count(self, wanted: Filter, kinds: Kinds | None, *, upto: Seq, now: int) -> Iterator[int]:
         """Yield numbers whose sum is how many events match.
 
@@ -171,3 +178,13 @@ class SqliteReader:
         )
         recent = recent_rows(wanted, kinds, self._hashes, of) if ends_early else None
         return Question(wanted, drive, span, upto, now, recent)
+
+
+def _at_first(steps: Generator[object, None, _T]) -> _T | None:
+    """Return what the steps come to if there is only one; else None."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        found: _T = end.value
+        return found
+    return None

@@ -4,11 +4,12 @@
 """
 
 import operator
+import re
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,6 @@ from relay.store.sqlite.listing import Item, Listed
 from relay.store.sqlite.plan import Kinds
 from relay.store.sqlite.postings import AUTHOR, SEQ_BITS
 from relay.store.sqlite.reader import SqliteReader
-from relay.store.sqlite.rows import kind_of
 from relay.store.turns import Account, Turns, client
 
 _T = TypeVar("_T")
@@ -99,6 +99,24 @@ class Reading:
             left -= len(rows)
             if left <= 0:
                 return
+
+    def at_once(
+        self, wanted: Filter, *, now: int, veil: Veil | None = None
+    ) -> tuple[Seq, list[Stored]] | None:
+        """See `Store.at_once`."""
+        account, limit = client.get(self._own), wanted.limit
+        if limit is None or not account.turns.may_begin(account):
+            return None
+        head = self._reader.head()
+        found = account.measure(partial(self._reader.at_once, wanted, upto=head, now=now))
+        if found is None:
+            return None
+        rows, is_all = found
+        if veil is not None and _may_cover(veil, wanted):
+            rows = _visible(rows, veil)
+        if len(rows) < limit and not is_all:
+            return None
+        return head, rows[:limit]
 
     async def items(
         self, wanted: Filter, *, upto: Seq, now: int, veil: Veil | None = None
@@ -247,14 +265,26 @@ def _visible(rows: list[Stored], veil: Veil) -> list[Stored]:
     # Canonical JSON: what begins a tag of that letter. To find that there is none takes 0.5 µs, a fifth of
     # what it takes to parse the event.
     marks = [b'["%b","' % letter.encode() for letter, values in veil.tags.items() if values]
+    is_veiled = _of_kinds(veil.kinds)
     shown: list[Stored] = []
     for row in rows:
-        if kind_of(row) in veil.kinds or any(row.json.find(mark, AUTHOR.stop) >= 0 for mark in marks):
+        json = row[2]
+        if is_veiled(json, AUTHOR.stop) or (marks and any(json.find(m, AUTHOR.stop) >= 0 for m in marks)):
             event = decode(row.json)
             if veil.covers(event) and not veil.visible(event):
                 continue
         shown.append(row)
     return shown
+
+
+@lru_cache(maxsize=16)
+def _of_kinds(kinds: frozenset[int]) -> Callable[[bytes, int], object]:
+    """Return what says whether canonical JSON is of one of these kinds, looked at from the author's end on.
+
+    0.3 µs a row, half of what it takes to read the kind.
+    """
+    chosen = "|".join(map(str, sorted(kinds))) or "none"
+    return re.compile(f'","created_at":\\d+,"kind":(?:{chosen}),'.encode()).match
 
 
 def _tagged(

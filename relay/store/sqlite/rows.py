@@ -1,5 +1,6 @@
 """Reading events as postings name them."""
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import itemgetter
@@ -42,6 +43,7 @@ _as_stored = partial(tuple.__new__, Stored)
 
 
 _Row = tuple[int, int, bytes]
+_Posting = tuple[int, int, bytes | None]
 
 
 class Slice(NamedTuple):
@@ -71,34 +73,46 @@ class Rows:
             floor = parameters(drive.hashes, None, span, max(1, walk // len(drive.hashes)))
             low, most = self._ask(statements(drive.hashes, None).floor, *floor)[0][0], -1
         asked = parameters(drive.hashes, drive.kinds, Span(low, span.high), most, upto, now)
-        with self._ask.snapshot():
-            found, is_all = self._read(ask.rows, asked, rows)
-            if not is_all:
-                low = found[-1][1] << SEQ_BITS | found[-1][0]
-            elif most > 0:
-                # Most of `walk` postings were removed events'.
-                last = self._ask(ask.last, *asked)
-                low = last[0][0] if last else low
+        found, last = self._read(ask.rows, asked, rows, most)
+        if last is not None:
+            low = last[1] << SEQ_BITS | last[0]
         if not drive.is_disjoint:
             found = list({row[0]: row for row in found}.values())
         return Slice(list(map(_as_stored, found)), low)
 
-    def _read(self, question: str, values: Sequence[Value], rows: int) -> tuple[list[_Row], bool]:
-        """Read on until there are `rows` and the last one's second is another one; whether that is all."""
+    def _read(
+        self, question: str, values: Sequence[Value], rows: int, most: int
+    ) -> tuple[list[_Row], _Posting | None]:
+        """Read on until there are `rows` and the last one's second is another one, or behind `most` postings.
+
+        Also returns the last posting that was looked at; None where there are no more.
+        """
         found: list[_Row] = []
-        size = 0
-        with self._ask.opened(question, values) as cursor:
+        last: _Posting | None = None
+        size = walked = 0
+        cursor = None
+        # No context manager: it would take as long as the rows of a small answer.
+        try:
+            cursor = self._ask.open(question, values)
             while True:
                 asked = min(max(rows - len(found), _REST_OF_SECOND), ROWS_AT_ONCE)
                 some = cursor.fetchmany(asked)
-                found += some
+                walked += len(some)
+                last = some[-1] if some else last
+                there = [row for row in some if row[2] is not None]
+                found += there
                 if len(some) < asked:
-                    return found, True
-                size += sum(map(len, map(_JSON, some)))
+                    return found, last if walked == most else None
+                size += sum(map(len, map(_JSON, there)))
                 if len(found) >= rows and found[-1][1] != found[rows - 2][1]:
-                    return found, False
+                    return found, last
                 if size >= _ENOUGH_BYTES or len(found) >= rows + ROWS_AT_ONCE:
-                    return found, False
+                    return found, last
+        except sqlite3.Error as error:
+            raise self._ask.failure(error) from error
+        finally:
+            if cursor is not None:
+                cursor.close()
 
     def under(self, hashes: Sequence[int], span: Span, *, most: int, upto: Seq, now: int) -> list[Stored]:
         """Return the rows under these hashes, in no order, at most `most` of them."""

@@ -5,7 +5,7 @@ sorted, and a second with very many events is read in passes of bounded memory.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge, nsmallest
 from operator import itemgetter
@@ -62,20 +62,14 @@ class Question:
 
         They said the kinds, and hashes are trusted but for ids.
         """
-        check = self._check(drive)
-        return rows if check is None else list(filter(check, rows))
-
-    def _check(self, drive: Drive) -> Callable[[Stored], bool] | None:
         ids, authors = self.wanted.ids, self.wanted.authors
         if drive.keys is Keys.IDS and ids is not None:
-            if drive.is_exact:
-                return lambda row: row.id in ids
-            return lambda row: row.id in ids and self.wanted.matches(decode(row.json))
+            rows = [row for row in rows if row[2][ID].decode() in ids]
         if drive.is_exact:
-            return None
+            return rows
         if self.wanted.tags or authors is None:
-            return lambda row: self.wanted.matches(decode(row.json))
-        return lambda row: row.json[AUTHOR].decode() in authors
+            return [row for row in rows if self.wanted.matches(decode(row[2]))]
+        return [row for row in rows if row[2][AUTHOR].decode() in authors]
 
 
 class Scan:
@@ -102,6 +96,30 @@ class Scan:
                 span = yield from self._merged(question.recent, span, patience=patience)
             yield from self._by_postings(drive, span)
 
+    def first(self) -> tuple[Page, bool] | None:
+        """Return the first rows, newest first, and whether they are all; None where they may be few.
+
+        What `newest_first` yields first, without its steps.
+        """
+        question = self._question
+        drive, span = question.drive, question.span
+        if drive.is_single and len(drive.hashes) <= ROWS_AT_ONCE:
+            most = ROWS_AT_ONCE + 1
+            found = self._rows.under(drive.hashes, span, most=most, upto=question.upto, now=question.now)
+            return None if len(found) == most else (self._of_single(found), True)
+        if not drive.is_exact or len(drive.hashes) > MOST_MERGED:
+            return None
+        held, low = self._rows.newest(
+            drive,
+            span,
+            rows=self._rows_wanted(0, 0, True),
+            walk=_FIRST_WALK,
+            upto=question.upto,
+            now=question.now,
+        )
+        is_all = low <= span.low
+        return self._ordered(held if is_all else _taken_before(low >> SEQ_BITS, held), drive), is_all
+
     def _single(self, drive: Drive, span: Span) -> Iterator[Page]:
         """Read all rows at once: there is one under each hash, in the order of the hashes."""
         question = self._question
@@ -111,11 +129,14 @@ class Scan:
             # Replaceable events that were not written as such.
             yield from self._by_postings(drive, span)
             return
-        kinds = drive.kinds
+        yield self._of_single(found)
+
+    def _of_single(self, found: list[Stored]) -> Page:
+        kinds = self._question.drive.kinds
         if kinds is not None:
             found = [row for row in found if kinds.admits(kind_of(row))]
         found.sort(key=_newest_first)
-        yield self._checked(found, drive)
+        return self._checked(found, self._question.drive)
 
     def _merged(self, drive: Drive, span: Span, patience: int | None = None) -> Generator[Page, None, Span]:
         """Read the rows of a few hashes as one stream; return the span that was not read.

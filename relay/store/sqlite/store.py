@@ -177,6 +177,12 @@ class SqliteStore:
         """See `Store.scan`."""
         return self._reading.scan(wanted, upto=upto, now=now, veil=veil)
 
+    def at_once(
+        self, wanted: Filter, *, now: int, veil: Veil | None = None
+    ) -> tuple[Seq, list[Stored]] | None:
+        """See `Store.at_once`."""
+        return self._reading.at_once(wanted, now=now, veil=veil)
+
     async def count(self, wanted: Sequence[Filter], *, upto: Seq, now: int, veil: Veil | None = None) -> int:
         """See `Store.count`."""
         return await self._reading.count(wanted, upto=upto, now=now, veil=veil)
