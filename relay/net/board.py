@@ -177,10 +177,6 @@ class Board:
         ]
         return cells[:-1], cells[-1] / 1e6
 
-    def of(self, process: int, counter: Counter) -> int:
-        """Return what one process has counted."""
-        return self._counters[process * len(Counter) + counter]
-
     def forget(self, process: int) -> None:
         """A process died: its connections are gone; what it had counted stays."""
         base = process * _ROW

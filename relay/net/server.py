@@ -232,11 +232,8 @@ class Server:
 
     def _has_more(self, everyone: Sequence["Server"]) -> bool:
         """Say whether another worker has fewer connections than this one, of all relays together."""
-        boards = [server._board for server in everyone]
-        open_ = [
-            sum(board.of(process, Counter.CONNECTIONS_OPEN) for board in boards)
-            for process in range(self._board.processes)
-        ]
+        counted = (server._board.each(Counter.CONNECTIONS_OPEN) for server in everyone)
+        open_ = [sum(of_process) for of_process in zip(*counted, strict=True)]
         here = open_.pop(self._board.process) + len(self._newcomers)
         return bool(open_) and here > min(open_)
 

@@ -17,7 +17,7 @@ from relay.config import RelayConfig, TimeoutsConfig
 from relay.engine.feature import Context
 from relay.engine.relay import Relay
 from relay.net import server as servers
-from relay.net.board import Board
+from relay.net.board import Board, Counter
 from relay.net.server import Server
 from relay.net.websocket import HandedOver
 from relay.net.workers import bind
@@ -53,6 +53,46 @@ async def port(tmp_path: Path) -> AsyncIterator[int]:
         await serving
         engine.cancel()
     listening.close()
+
+
+async def test_few_connections_are_spread_evenly_over_the_workers(tmp_path: Path) -> None:
+    config, context = RelayConfig(), Context(key=author("the relay"))
+    relay = Relay(
+        MemoryStore(),
+        features.enabled(config, context, ()),
+        max_limit=500,
+        buffer_bytes=config.limits.max_outbox_bytes,
+        now=lambda: NOW,
+    )
+    first = Board.create(2)
+    sockets = bind("127.0.0.1", 0, 2)
+    stop, following = asyncio.Event(), asyncio.Event()
+    clients = []
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        engine = tasks.create_task(relay.run(following))
+        await following.wait()
+        serving = []
+        for board in (first, Board(first.fd, 1, 2)):
+            listens = asyncio.Event()
+            server = Server(relay, config, board, tmp_path)
+            serving.append(tasks.create_task(server.run([one.dup() for one in sockets], stop, listens)))
+            await listens.wait()
+
+        for _ in range(8):
+            reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
+            clients.append(writer)
+            writer.write(upgrade())
+            await reader.readuntil(b"\r\n\r\n")
+
+        assert first.each(Counter.CONNECTIONS_OPEN) == [4, 4]
+        for writer in clients:
+            writer.close()
+            await writer.wait_closed()
+        stop.set()
+        await asyncio.gather(*serving)
+        engine.cancel()
+    for one in sockets:
+        one.close()
 
 
 HANDSHAKE = {
