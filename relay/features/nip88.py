@@ -14,6 +14,7 @@ from relay.engine.desk import Desk
 from relay.engine.feature import Context, Feature, Job, OfKinds, Origin, Route, Rule
 from relay.features.polls.counting import DUE, NAME, TALLY, UNCOUNTED, Counting, due_of, read_tally
 from relay.features.polls.page import PATH, Page
+from relay.lists import parse_span
 from relay.nostr import kinds, polls
 from relay.nostr.event import Event, encode, sign
 from relay.nostr.keys import SecretKey
@@ -29,6 +30,8 @@ COUNTED_AT_ONCE = 20
 """Slices of votes that came before their polls, in one round."""
 
 _COUNTED = frozenset({kinds.POLL, kinds.VOTE})
+_ASKED_FOR = frozenset({kinds.FOLLOWS, kinds.FOLLOW_SET, kinds.TALLY})
+"""What the page shows or counts by, beside polls: behind the veil, but no plugin is asked."""
 
 
 def refuse_malformed(event: Event, origin: Origin, now: int) -> Refusal | None:
@@ -115,8 +118,18 @@ class Tending:
             await store.announce(told)
 
 
+def hides_by_plugin(config: RelayConfig, kinds_: frozenset[int]) -> bool:
+    """Say whether the operator's program may hide events of one of these kinds."""
+    plugin = config.plugins.read
+    spans = tuple(map(parse_span, plugin.kinds))
+    return bool(plugin.command) and (not spans or any(kind in span for kind in kinds_ for span in spans))
+
+
 def feature(config: RelayConfig, context: Context) -> Feature:
-    is_public = _COUNTED.isdisjoint(config.auth.read_kinds)
+    # What was counted cannot be hidden from some: then it is told to nobody.
+    is_public = _COUNTED.isdisjoint(config.auth.read_kinds) and not hides_by_plugin(config, _COUNTED)
+    # Where reading takes a key, there is no page for everybody.
+    has_page = is_public and not config.auth.read and not hides_by_plugin(config, _ASKED_FOR)
     counting = Counting(context.key, config.polls.late_seconds, is_public=is_public)
     tending = Tending(context.desk, context.key, is_public=is_public)
     page = Page(context.desk, context.key.public, time.time)
@@ -132,6 +145,5 @@ def feature(config: RelayConfig, context: Context) -> Feature:
         effects=(OfKinds(kinds.POLL.__eq__, count_in_table), OfKinds(is_vote, count_vote)),
         tables=(counting.table(),),
         jobs=(Job("tend the polls", TEND_SECONDS, tending.run),),
-        # Where reading takes a key, there is no page for everybody.
-        routes=() if config.auth.read or not is_public else (Route(f"{PATH}*", None, page.answer),),
+        routes=(Route(f"{PATH}*", None, page.answer),) if has_page else (),
     )

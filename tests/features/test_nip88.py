@@ -499,6 +499,15 @@ def test_where_reading_takes_a_key_there_is_no_page() -> None:
     assert polling(RelayConfig(auth=AuthConfig(read=True))).routes == ()
 
 
+@pytest.mark.parametrize(
+    ("kinds", "pages"), [([], 0), (["1018"], 0), (["30000-30010"], 0), (["31068"], 0), (["1", "9"], 1)]
+)
+def test_where_a_program_may_hide_what_is_counted_there_is_no_page(kinds: list[str], pages: int) -> None:
+    hiding = RelayConfig.model_validate({"plugins": {"read": {"command": "/bin/true", "kinds": kinds}}})
+
+    assert len(polling(hiding).routes) == pages
+
+
 # What is signed.
 
 
