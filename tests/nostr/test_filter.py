@@ -327,3 +327,12 @@ def test_a_filter_with_another_limit_is_otherwise_the_same(value: dict[str, Any]
     wanted = parse_filter(value)
 
     assert wanted.limited(limit) == replace(wanted, limit=limit)
+
+
+def test_size_is_everything_that_a_filter_names() -> None:
+    wanted = Filter(
+        ids=frozenset({"a" * 64}), kinds=frozenset({1, 2}), tags={"e": frozenset({"x", "y", "z"})}, limit=9
+    )
+
+    assert wanted.size == 6
+    assert Filter(since=1, search="word").size == 0

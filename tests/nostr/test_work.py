@@ -3,7 +3,7 @@
 import pytest
 
 from relay.nostr.event import parse_event
-from relay.nostr.work import committed_target, difficulty
+from relay.nostr.work import committed_target, difficulty, refuse_difficulty
 
 # The example of NIP-13.
 MINED = parse_event(
@@ -67,3 +67,20 @@ def test_the_example_of_the_nip_commits_to_less_than_it_reached() -> None:
 )
 def test_the_first_nonce_tag_commits(tags: tuple[tuple[str, ...], ...], target: int | None) -> None:
     assert committed_target(tags) == target
+
+
+@pytest.mark.parametrize(
+    ("least", "tags", "reason"),
+    [
+        (20, MINED.tags, None),
+        (21, MINED.tags, "pow: the committed difficulty 20 is less than 21"),
+        (22, MINED.tags, "pow: difficulty 21 is less than 22"),
+        (21, (), "pow: the nonce tag must commit to a difficulty of 21 or more"),
+    ],
+)
+def test_work_is_what_the_id_shows_and_the_nonce_commits_to(
+    least: int, tags: tuple[tuple[str, ...], ...], reason: str | None
+) -> None:
+    refusal = refuse_difficulty(MINED.id, tags, least)
+
+    assert (None if refusal is None else str(refusal)) == reason
