@@ -5,6 +5,7 @@ large the settings in it are. Both ends are forks of one process, so values are 
 """
 
 import asyncio
+import contextlib
 import os
 import pickle
 import socket
@@ -72,22 +73,27 @@ class Orders:
 
 
 async def follow_orders(line: socket.socket, carry_out: Callable[[Any], Awaitable[None]]) -> None:
-    """Carry out what the supervisor orders, until cancelled. `line` is the program's end.
+    """Carry out what the supervisor orders, until cancelled or its end is gone. `line` is the program's end.
 
     What carrying it out raises is logged, and told.
     """
     loop = asyncio.get_running_loop()
-    while True:
-        await _readable(loop, line)
-        number, (memory, *_), _, _ = socket.recv_fds(line, 32, 1)
-        order = _read(memory)
-        said = ""
-        try:
-            await carry_out(order)
-        except Exception as error:
-            log.exception("an order could not be carried out")
-            said = f"{type(error).__name__}: {error}"
-        line.send(number + b" " + said.encode()[: _ANSWER_BYTES - 32])
+    with contextlib.suppress(ConnectionError):  # it died before it had its answer
+        while True:
+            await _readable(loop, line)
+            number, fds, _, _ = socket.recv_fds(line, 32, 1)
+            if not number:
+                break
+            order = _read(fds[0])
+            said = ""
+            try:
+                await carry_out(order)
+            except Exception as error:
+                log.exception("an order could not be carried out")
+                said = f"{type(error).__name__}: {error}"
+            line.send(number + b" " + said.encode()[: _ANSWER_BYTES - 32])
+    # Its sockets are closed a moment before the kernel ends this process too.
+    log.warning("the supervisor has died")
 
 
 def _read(memory: int) -> Any:

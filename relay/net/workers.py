@@ -257,11 +257,18 @@ def _spawn(program: Program, ready_fd: int) -> Child:
         return execute((*program.run, *ready), program.env, fds)
     main = program.run
 
-    def say_ready() -> None:
-        os.write(ready_fd, b"ready\n")
-        os.close(ready_fd)
+    return fork(f"torv {program.name}", lambda: main(lambda: say_ready(ready_fd)), fds)
 
-    return fork(f"torv {program.name}", lambda: main(say_ready), fds)
+
+def say_ready(fd: int) -> None:
+    """Tell the supervisor that this process serves; close the descriptor it was given for that."""
+    try:
+        os.write(fd, b"ready\n")
+    except BrokenPipeError:
+        # It waits no more, and this process is being killed: by it, or for its death.
+        log.warning("the supervisor does not wait for this process")
+    finally:
+        os.close(fd)
 
 
 async def _read_line(fd: int) -> bytes:

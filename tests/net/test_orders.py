@@ -1,12 +1,16 @@
 """The line between the supervisor and one of its programs, both ends in this process."""
 
 import asyncio
+import contextlib
 import os
+import pickle
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay.net.orders import Orders, follow_orders
 
@@ -71,6 +75,56 @@ async def test_a_program_that_dies_over_an_order_is_no_failure(orders: Orders) -
     orders.forget()
 
     assert await giving == ""
+
+
+@pytest.fixture
+def line() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The supervisor's end, which the program does not hold, and the program's."""
+    with contextlib.ExitStack() as held:
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in ends:
+            held.enter_context(end)
+        yield ends
+
+
+async def test_when_the_supervisor_dies_there_are_no_more_orders(
+    line: tuple[socket.socket, socket.socket],
+) -> None:
+    supervisor, program = line
+    taken: list[Any] = []
+
+    async def take(order: Any) -> None:
+        taken.append(order)
+
+    with capture_logs() as logs:
+        supervisor.close()
+        async with asyncio.timeout(20):
+            await follow_orders(program, take)
+
+    assert taken == []
+    assert logs == [{"event": "the supervisor has died", "log_level": "warning"}]
+
+
+async def test_the_supervisor_may_die_before_it_has_its_answer(
+    line: tuple[socket.socket, socket.socket],
+) -> None:
+    supervisor, program = line
+    taken: list[Any] = []
+
+    async def take_and_kill(order: Any) -> None:
+        taken.append(order)
+        supervisor.close()
+
+    memory = os.memfd_create("test-order")
+    os.write(memory, pickle.dumps("a"))
+    socket.send_fds(supervisor, [b"1"], [memory])
+    os.close(memory)
+    with capture_logs() as logs:
+        async with asyncio.timeout(20):
+            await follow_orders(program, take_and_kill)
+
+    assert taken == ["a"]
+    assert logs == [{"event": "the supervisor has died", "log_level": "warning"}]
 
 
 async def test_no_descriptor_is_left_behind(orders: Orders) -> None:

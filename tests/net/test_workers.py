@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay.net import workers
-from relay.net.workers import CannotStart, Program, Supervisor, bind
+from relay.net.workers import CannotStart, Program, Supervisor, bind, say_ready
 
 READY = """
 import os, signal, sys, time
@@ -340,6 +341,16 @@ def listener() -> Iterator[socket.socket]:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         yield listening
+
+
+def test_a_program_whose_supervisor_has_died_says_ready_to_nobody() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with capture_logs() as logs:
+        say_ready(writing)
+
+    assert logs == [{"event": "the supervisor does not wait for this process", "log_level": "warning"}]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

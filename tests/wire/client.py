@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidMessage
 
 from relay.nostr.event import Event, encode, sign
 from relay.nostr.keys import SecretKey
@@ -141,7 +142,7 @@ async def dial(
     """Connect and take the challenge that the relay sends first.
 
     `at` is where to connect to, if not where the URL says. `receive_buffer` in bytes makes the kernel hold
-    little of what is not read.
+    little of what is not read. Raises OSError, ConnectionClosed.
     """
     where = urlsplit(url)
     sock = socket.socket()
@@ -152,15 +153,22 @@ async def dial(
     queue, patience = (None, 10) if receive_buffer is None else (1, 0.1)
     try:
         await asyncio.get_running_loop().sock_connect(sock, at or (where.hostname, where.port))
-        async with connect(
-            url,
-            sock=sock,
-            max_size=None,
-            max_queue=queue,
-            close_timeout=patience,
-            compression=None,
-            proxy=None,
-        ) as connection:
+        try:
+            connection = await connect(
+                url,
+                sock=sock,
+                max_size=None,
+                max_queue=queue,
+                close_timeout=patience,
+                compression=None,
+                proxy=None,
+            )
+        except InvalidMessage as error:
+            if isinstance(error.__cause__, EOFError):
+                # A relay that dies over the handshake is a lost connection, as it is a moment later.
+                raise ConnectionResetError("hung up on during the handshake") from error
+            raise
+        async with connection:
             wire = Wire(connection)
             verb, wire.challenge = await wire.receive()
             assert verb == "AUTH"

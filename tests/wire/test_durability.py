@@ -48,7 +48,7 @@ class Load:
                             assert accepted or reason.startswith("error: ")
                             if accepted:
                                 await self._note(id_)
-            except (ConnectionClosed, OSError, EOFError):
+            except (ConnectionClosed, OSError):
                 await asyncio.sleep(0.01)  # as a client would, before it tries again
 
     async def _note(self, id_: str) -> None:
