@@ -35,7 +35,7 @@ async def test_nostr_tools_manages_the_relay(torv_serve: TorvServe, driver: Driv
     )
     methods = call("admin", "supportedmethods")
     assert isinstance(methods, list)
-    assert len(methods) == 24
+    assert {"banpubkey", "allowkind", "blockip", "changerelayname", "createrole"} <= set(methods)
     calls: list[tuple[object, ...]] = [
         ("banpubkey", bad.public, "spam"),
         ("disallowkind", 7),
