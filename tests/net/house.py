@@ -31,7 +31,7 @@ from relay.nostr.event import Event, PubKey
 from relay.nostr.keys import SecretKey
 from relay.store.api import Store, Veil
 from relay.store.memory import MemoryStore
-from relay.store.turns import Turns
+from relay.store.turns import Account, Turns
 from tests.events import Clock, author, event
 
 Filter = Mapping[str, object]
@@ -157,7 +157,9 @@ class Client:
 
     def __init__(self, house: "House", address: str, url: str, deflates: bool = False) -> None:
         self.wire = Wire()
-        socket = WebSocket(self.wire, house.config.limits.max_message_bytes, house.backlog, deflates=deflates)
+        account = Account(house.turns)
+        most = house.config.limits.max_message_bytes
+        socket = WebSocket(self.wire, most, house.backlog, account, deflates=deflates)
         self.wire.set_protocol(socket)
         self.connection = Connection(
             1,
@@ -170,7 +172,7 @@ class Client:
             house.spawn,
             frozenset(map(PubKey, house.config.trust_bridge_keys)),
             house.forget,
-            house.turns,
+            account,
             house.deflater.frames if deflates else PLAIN,
             house.slow,
         )
