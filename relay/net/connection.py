@@ -48,7 +48,7 @@ from relay.nostr.messages import (
 )
 from relay.nostr.reasons import Prefix, Refusal, invalid
 from relay.store.api import StoreError
-from relay.store.turns import Account, client
+from relay.store.turns import Account, Turns, client
 
 log = structlog.get_logger(__name__)
 
@@ -122,15 +122,15 @@ class Connection:
         spawn: Spawn,
         exempt: frozenset[PubKey],
         on_lost: "Callable[[Connection], None]",
-        account: Account,
+        turns: Turns,
         frames: Frames,
         slow: SlowQuestions,
     ) -> None:
         """Greet the client, and serve it until it goes or is sent away; then call `on_lost`.
 
         `slot` is the address's place on the board; `spawn` starts tasks that the server owns. `exempt` keys,
-        once proved, are not bound by per-address limits. The `account` is the socket's too. `frames` are
-        shared by those that agreed on the same compression. `slow` questions are noted for all.
+        once proved, are not bound by per-address limits. All connections of a process share `turns`, and
+        `frames` with those that agreed on the same compression. `slow` questions are noted for all.
         """
         self.number = number
         self.slot = slot
@@ -141,7 +141,7 @@ class Connection:
         self._board = board
         self._spawn = spawn
         self._on_lost = on_lost
-        self._account = account
+        self._account = Account(turns)
         self._frames = frames
         self._slow = slow
         self._is_lost = False
@@ -453,7 +453,7 @@ class Connection:
         account = self._account
         try:
             await account.turns.take(account)
-            heard = account.hear(lambda: self._session.parse(text()))
+            heard = account.measure(lambda: self._session.parse(text()))
             if not isinstance(heard, Answer):
                 # Filing thousands of values takes half as long as reading them.
                 await account.turns.take(account)

@@ -33,7 +33,7 @@ from relay.net.slow import SlowQuestions
 from relay.net.websocket import CLOSING_SECONDS, Backlog, HandedOver, take_over, upgrade_mistake
 from relay.nostr.event import PubKey
 from relay.store.api import StoreError
-from relay.store.turns import Account, Turns
+from relay.store.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -177,7 +177,7 @@ class Server:
         async with asyncio.TaskGroup() as tasks:
             caring = []
             for server in everyone:
-                server._tasks, server._turns, server._backlog = tasks, self._turns, self._backlog
+                server._tasks, server._turns = tasks, self._turns
                 caring.append(tasks.create_task(server._look_after()))
 
             def welcome(accepted: socket.socket) -> None:
@@ -311,10 +311,9 @@ class Server:
         if not self._board.connect(slot, self._settings.limits.connections_per_address):
             self._board.add(Counter.CONNECTIONS_REFUSED)
             return web.Response(status=429, text="too many connections from your address\n")
-        account = Account(self._turns)
         try:
             most = self._settings.limits.max_message_bytes
-            socket = take_over(request, most, self._backlog, account, extensions=agreed)
+            socket = take_over(request, most, self._backlog, extensions=agreed)
         except ConnectionError:
             self._board.disconnect(slot)
             raise
@@ -331,7 +330,7 @@ class Server:
             self._spawn,
             self._exempt,
             self._forget,
-            account,
+            self._turns,
             PLAIN if agreed is None or self._deflater is None else self._deflater.frames,
             self._slow,
         )

@@ -19,22 +19,14 @@ from websockets.utils import accept_key
 
 from relay.net.frames import PING, close_frame, pong_frame
 from relay.net.incoming import DEFLATED, Broken, Incoming, parse_goodbye
-from relay.store.turns import Account
 
 log = structlog.get_logger(__name__)
 
 MESSAGES_PER_TURN = 64
 """Frames of one client that are taken before others get their turn. With half as many, one client's events
 were written by 38 at a time, which costs the writer a third more."""
-TURN_SECONDS = 0.0015
-"""After so long others get their turn too, however few were taken; and after so long, all together, whoever
-has something new to say waits for the next turn of the loop."""
-LARGE_CLIENTS_SECONDS = 0.0006
-"""The same for those who say or ask for much, each and all together, while others have something to say."""
-_ALONE_SECONDS = 0.05
-"""After so long without those others their turns are as long as any: longer ones make larger batches."""
-_PASSED_OVER = 4
-"""After so many turns of the loop that went to others one of them gets a turn."""
+TURN_SECONDS = 0.002
+"""After so long others get their turn too, however few were taken."""
 CLOSING_SECONDS = 2.0
 """For a client to answer our goodbye."""
 
@@ -65,75 +57,38 @@ class Talker(Protocol):
 
 
 class Backlog:
-    """The sockets of which something was read that has to wait for a turn.
+    """The sockets of which more was read than fits into their turns.
 
-    Those of clients who say or ask for much (`Account.is_large`) have one turn together at each turn of the
-    event loop, whether what they say is new or not: who says little waits for that one, however many there
-    are. What is said by who says little is taken as it is read, while the turn of the loop is young; then
-    it waits in a line of its own, which goes first.
+    Together they have one turn at each turn of the event loop: who says little waits for that one, however
+    many there are that say much.
     """
 
     def __init__(self) -> None:
-        self._small: deque[WebSocket] = deque()
-        self._large: deque[WebSocket] = deque()
-        self._passed_over = 0
-        self._ends_at = 0.0
-        """When what is new has to wait, if anything was taken at this turn of the loop."""
-        self._alone_from = 0.0
+        self._waiting: deque[WebSocket] = deque()
         self._is_scheduled = False
 
-    def may_begin(self, account: Account) -> bool:
-        """Say whether what was read just now may be taken at once."""
-        if account.is_large:
-            return False
-        now = monotonic()
-        self._alone_from = now + _ALONE_SECONDS
-        if self._small:
-            return False
-        if not self._is_scheduled:
-            self._schedule()
-        return now <= self._ends_at
-
-    def seconds_of(self, account: Account, now: float) -> float:
-        """Return how long a turn of this client may be."""
-        return LARGE_CLIENTS_SECONDS if account.is_large and now < self._alone_from else TURN_SECONDS
-
     def add(self, socket: "WebSocket") -> None:
-        """Give the socket another turn, after those like it that wait already."""
-        (self._large if socket.account.is_large else self._small).append(socket)
+        """Give the socket another turn, after those that wait already."""
+        self._waiting.append(socket)
         self._schedule()
 
     def _schedule(self) -> None:
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._ends_at = monotonic() + TURN_SECONDS
             asyncio.get_running_loop().call_soon(self._take_turns)
 
     def _take_turns(self) -> None:
         self._is_scheduled = False
-        began = monotonic()
+        ends_at = monotonic() + TURN_SECONDS
         try:
-            if self._large and self._passed_over >= _PASSED_OVER:
-                self._passed_over = 0
-                self._large.popleft().turn_came()
-            self._let_go(self._small, began + TURN_SECONDS)
-            large_end_at = began + (LARGE_CLIENTS_SECONDS if began < self._alone_from else TURN_SECONDS)
-            if monotonic() < large_end_at:
-                self._passed_over = 0
-                self._let_go(self._large, large_end_at)
-            else:
-                self._passed_over += 1
+            # Who needs more than this turn waits for the next one.
+            for _ in range(len(self._waiting)):
+                self._waiting.popleft().turn_came()
+                if monotonic() > ends_at:
+                    break
         finally:
-            if self._small or self._large:
+            if self._waiting:
                 self._schedule()
-
-    @staticmethod
-    def _let_go(line: "deque[WebSocket]", ends_at: float) -> None:
-        # Who needs more than this turn waits for the next one.
-        for _ in range(len(line)):
-            line.popleft().turn_came()
-            if monotonic() > ends_at:
-                break
 
 
 class WebSocket(asyncio.Protocol):
@@ -155,7 +110,6 @@ class WebSocket(asyncio.Protocol):
         "_talker",
         "_transport",
         "_waits",
-        "account",
         "deflates",
         "is_full",
         "received",
@@ -166,12 +120,10 @@ class WebSocket(asyncio.Protocol):
         transport: asyncio.Transport,
         max_message_bytes: int,
         backlog: Backlog,
-        account: Account,
         *,
         deflates: bool = False,
     ) -> None:
-        """All sockets of a process share a `backlog`; the `account` is the client's."""
-        self.account = account
+        """All sockets of a process share a `backlog`."""
         self.deflates = deflates
         """Whether both sides may send compressed messages."""
         self._transport = transport
@@ -246,10 +198,7 @@ class WebSocket(asyncio.Protocol):
         self.received += len(data)
         if self._incoming is not None:
             self._incoming.feed(data)
-            if self._backlog.may_begin(self.account):
-                self._take_turn()
-            else:
-                self._take_turn_later()
+            self._take_turn()
 
     @property
     def is_amid_message(self) -> bool:
@@ -263,17 +212,13 @@ class WebSocket(asyncio.Protocol):
     def go_on(self) -> None:
         """Hand over messages again."""
         self._is_held = False
-        if self._backlog.may_begin(self.account):
-            self._take_turn()
-        else:
-            self._take_turn_later()
+        self._take_turn()
 
     def _take_turn(self) -> None:
         incoming, talker = self._incoming, self._talker
         if incoming is None or talker is None or self._waits:
             return
-        began = monotonic()
-        ends_at = began + self._backlog.seconds_of(self.account, began)
+        ends_at = monotonic() + TURN_SECONDS
         talker.begin_turn()
         try:
             for _ in range(MESSAGES_PER_TURN):
@@ -283,15 +228,14 @@ class WebSocket(asyncio.Protocol):
                     break
                 frame = incoming.take()
                 if frame is None:
-                    self.account.said_little()
                     self._resume()
                     break
                 self._take(talker, *frame)
                 if monotonic() > ends_at:
-                    self._go_on_later(incoming)
+                    self._take_turn_later()
                     break
             else:
-                self._go_on_later(incoming)
+                self._take_turn_later()
         except Broken as error:
             self.fail(error.code, error.reason.encode())
         except Exception:
@@ -314,11 +258,6 @@ class WebSocket(asyncio.Protocol):
             talker.take_deflated(payload)
         elif opcode & ~DEFLATED == Opcode.BINARY:
             talker.take_binary()
-
-    def _go_on_later(self, incoming: Incoming) -> None:
-        if incoming:
-            self.account.said_much()
-        self._take_turn_later()
 
     def _take_turn_later(self) -> None:
         self._pause()
@@ -454,12 +393,7 @@ def upgrade_mistake(request: web.BaseRequest) -> str | None:
 
 
 def take_over(
-    request: web.BaseRequest,
-    max_message_bytes: int,
-    backlog: Backlog,
-    account: Account,
-    *,
-    extensions: str | None = None,
+    request: web.BaseRequest, max_message_bytes: int, backlog: Backlog, *, extensions: str | None = None
 ) -> WebSocket:
     """Answer a right request for a WebSocket and take its transport from aiohttp.
 
@@ -479,7 +413,7 @@ def take_over(
     )
     early = _Early()
     handler.set_parser(early)  # type: ignore[arg-type]
-    socket = WebSocket(transport, max_message_bytes, backlog, account, deflates=extensions is not None)
+    socket = WebSocket(transport, max_message_bytes, backlog, deflates=extensions is not None)
     socket.is_full = handler.writing_paused
     transport.set_protocol(socket)
     # aiohttp must believe that the client is gone, to forget it, and must not close what it has lost.

@@ -23,16 +23,12 @@ _SMALL_AT_ONCE = 4
 """Small questions that waited and go on in one turn of the loop."""
 _PASSED_OVER = 4
 """After so many turns that went to small questions a large one has one."""
-_MUCH_SECONDS = 0.0005
-"""A message that takes longer to parse is more than fits into a turn: small questions take a tenth of it."""
-_QUIET_AGAIN = 8
-"""Reads in a row that hold no more than fits into a turn, until who said more asks for little again."""
 
 
 class Account:
     """What one client's questions cost, by the thread's own clock: a busy machine makes no question large."""
 
-    __slots__ = ("_loud", "_usual", "seconds", "turns")
+    __slots__ = ("_usual", "seconds", "turns")
 
     def __init__(self, turns: "Turns") -> None:
         self.turns = turns
@@ -40,21 +36,11 @@ class Account:
         """Spent since the client's latest question came."""
         self._usual = 0.0
         """Seconds that its questions took lately, the latest most."""
-        self._loud = 0
 
     def asks(self) -> None:
         """A question comes: what was spent until now was spent on those before."""
         self._usual = (self._usual + self.seconds) / 2
         self.seconds = 0.0
-
-    def said_much(self) -> None:
-        """More was read from this client than fits into its turn, whatever it says."""
-        self._loud = _QUIET_AGAIN
-
-    def said_little(self) -> None:
-        """All that was read from it fitted."""
-        if self._loud:
-            self._loud -= 1
 
     def measure(self, work: Callable[[], _R]) -> _R:
         """Do a slice of work and count its time."""
@@ -63,18 +49,10 @@ class Account:
         self.seconds += thread_time() - began
         return done
 
-    def hear(self, parse: Callable[[], _R]) -> _R:
-        """Parse a message that had to wait for its turn, and count its time."""
-        before = self.seconds
-        parsed = self.measure(parse)
-        if self.seconds - before > _MUCH_SECONDS:
-            self.said_much()
-        return parsed
-
     @property
     def is_large(self) -> bool:
-        """Whether this client asks for much: its present question, or those before, or all that it says."""
-        return self._loud > 0 or self.seconds > LARGE_SECONDS or self._usual > LARGE_SECONDS
+        """Whether this client asks for much: its present question, or those before."""
+        return self.seconds > LARGE_SECONDS or self._usual > LARGE_SECONDS
 
 
 class Turns:

@@ -31,7 +31,7 @@ from relay.nostr.event import Event, PubKey
 from relay.nostr.keys import SecretKey
 from relay.store.api import Store, Veil
 from relay.store.memory import MemoryStore
-from relay.store.turns import Account, Turns
+from relay.store.turns import Turns
 from tests.events import Clock, author, event
 
 Filter = Mapping[str, object]
@@ -157,9 +157,7 @@ class Client:
 
     def __init__(self, house: "House", address: str, url: str, deflates: bool = False) -> None:
         self.wire = Wire()
-        account = Account(house.turns)
-        most = house.config.limits.max_message_bytes
-        socket = WebSocket(self.wire, most, house.backlog, account, deflates=deflates)
+        socket = WebSocket(self.wire, house.config.limits.max_message_bytes, house.backlog, deflates=deflates)
         self.wire.set_protocol(socket)
         self.connection = Connection(
             1,
@@ -172,7 +170,7 @@ class Client:
             house.spawn,
             frozenset(map(PubKey, house.config.trust_bridge_keys)),
             house.forget,
-            account,
+            house.turns,
             house.deflater.frames if deflates else PLAIN,
             house.slow,
         )

@@ -55,22 +55,6 @@ async def test_one_client_with_much_to_say_lets_the_others_have_their_turn(house
     assert answered == ["first", "last"]
 
 
-async def test_who_has_said_much_waits_with_what_is_new_behind_who_says_little(house: House) -> None:
-    many, other = await house.connect(), await house.connect()
-    many.send_at_once(*(["CLOSE", f"{n}"] for n in range(1_000)), ["COUNT", "last", {}])
-    assert (await many.receive())[1] == "last"
-    answered = []
-
-    async def hear(client: Client) -> None:
-        answered.append((await client.receive())[1])
-
-    many.send("COUNT", "from many", {})
-    other.send("COUNT", "from other", {})
-    await asyncio.gather(hear(many), hear(other))
-
-    assert answered == ["from other", "from many"]
-
-
 async def test_a_client_that_says_goodbye_gets_the_same_code_back_and_what_is_due(client: Client) -> None:
     client.wire.say(masked(1, b'["COUNT","q",{}]') + masked(8, b"\x0f\xa0bye"))
     await client.wire.gone.wait()

@@ -128,28 +128,6 @@ def test_who_has_asked_for_much_asks_for_little_again_after_some_small_questions
     assert was_large == [True, True, True, False, False, False]
 
 
-def test_who_said_more_than_a_turn_holds_asks_for_little_again_after_eight_small_reads(turns: Turns) -> None:
-    account = Account(turns)
-    account.said_much()
-
-    was_large = []
-    for _ in range(9):
-        was_large.append(account.is_large)
-        account.said_little()
-
-    assert was_large == [True] * 8 + [False]
-
-
-def test_a_message_that_takes_long_to_parse_is_much_and_a_short_one_is_not(turns: Turns) -> None:
-    brief, long = Account(turns), Account(turns)
-
-    assert brief.hear(lambda: "parsed") == "parsed"
-    assert long.hear(lambda: sum(range(100_000))) == 4_999_950_000
-    long.asks()
-
-    assert (brief.is_large, long.is_large) == (False, True)
-
-
 def test_a_step_puts_its_time_on_the_account(turns: Turns) -> None:
     account = Account(turns)
 

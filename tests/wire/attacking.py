@@ -43,9 +43,6 @@ FLOODS = {
     "pings": masked(9, b"") * 2_000,
     "fragments": (masked(1, b"[", ends=False) + masked(0, b"", ends=False) * 900 + masked(0, b"]")) * 4,
     "nonsense": masked(1, b"[") * 2_000,
-    "events": masked(1, b'["EVENT",{"id":"00"}]') * 2_000,
-    "proofs": masked(1, b'["AUTH",{"kind":22242}]') * 2_000,
-    "questions": (masked(1, b'["REQ","s",{"limit":1}]') + masked(1, b'["CLOSE","s"]')) * 1_000,
 }
 
 
