@@ -367,3 +367,15 @@ def test_a_reaction_to_what_was_never_sent_has_no_target() -> None:
     assert reaction_relation(ids, request["key"], {reaction.target: "$p"}) == {
         "m.relates_to": {"rel_type": "m.annotation", "event_id": "$p", "key": "🔥"}
     }
+
+
+def test_a_text_too_long_to_be_sent_in_both_forms_is_sent_as_text() -> None:
+    body: RichText = (Styled(Style.STRONG, (Text("x" * 29_000),)),)
+    post = Post(NOTE, BOB, None, 1_700_000_000_000, body)
+
+    request = to_request(PutPost(post, Identity(BOB, Profile("Bob", None), 0), ROOM), CONFIG)
+
+    content = request["content"]
+    assert isinstance(content, dict)
+    assert content["body"] == f"**{'x' * 29_000}**"
+    assert "formatted_body" not in content

@@ -38,6 +38,8 @@ from relay.nostr.event import MAX_CREATED_AT
 NETWORK = "matrix"
 
 MAX_KEY_CHARS = 100
+MAX_TEXT_BYTES = 55_000
+"""Of a message's text in both forms, as JSON: an event has 65,536 at most, with what is around it."""
 
 MARKER = "dev.torv.source"
 """The key of a message's content that names what it is a copy of: by it our own echo is known."""
@@ -154,7 +156,10 @@ def _text_content(body: RichText, room: str) -> dict[str, object]:
     """Return the fields of a message that hold its text, and whom it calls."""
     content: dict[str, object] = {"body": plain(body)}
     if not all(isinstance(node, Text | Hashtag) or _is_bare(node) for node in body):
-        content |= {"format": _HTML, "formatted_body": write(body, names(room))}
+        formatted = {"format": _HTML, "formatted_body": write(body, names(room))}
+        # Too long an event would be refused: the text alone is better than none.
+        if len(json.dumps(content | formatted, ensure_ascii=False).encode()) <= MAX_TEXT_BYTES:
+            content |= formatted
     called = [node.who.id for node in walk(body) if isinstance(node, Mention) and node.who.network == NETWORK]
     # Without it, a name in the text would ring somebody's bell (MSC3952).
     return content | {"m.mentions": {"user_ids": list(dict.fromkeys(called))} if called else {}}
