@@ -218,10 +218,10 @@ class _Nobody:
     origin: Origin
 
     def deliver(self, subscription: Subscription, events: Sequence[LiveEvent]) -> None:
-        raise NotImplementedError
+        raise AssertionError("it is not filed, so nothing is due to it")
 
     def end_slow(self, subscription: Subscription) -> None:
-        raise NotImplementedError
+        raise AssertionError("it is not filed, so nothing is due to it")
 
 
 async def _answered(relay: Relay, filters: Sequence[Filter], origin: Origin) -> Verdict:

@@ -328,7 +328,8 @@ def test_a_conversation_is_known_by_what_began_it_on_either_network(ledger: Ledg
     assert ledger.thread(root) is None
 
 
-def test_an_entry_waits_for_the_copy_that_it_names(ledger: Ledger) -> None:
+def plan_an_answer_in_another_lane(ledger: Ledger) -> None:
+    """Plan the copy of a note in Bob's lane, and in Carol's what names that copy by its id."""
     first = copied(NOTE, BOB, "matrix", None)
     answer = Delivery(
         "matrix",
@@ -339,6 +340,10 @@ def test_an_entry_waits_for_the_copy_that_it_names(ledger: Ledger) -> None:
         needs=(NOTE,),
     )
     ledger.settle(arrive(ledger), [], [first, Ready(answer, Rendered(b"answer", None))], {})
+
+
+def test_an_entry_waits_for_the_copy_that_it_names(ledger: Ledger) -> None:
+    plan_an_answer_in_another_lane(ledger)
     assert ledger.head("matrix", "carol") is None
     assert [lane for _, lane, _ in ledger.heads()] == [BOB.id]
 
@@ -352,16 +357,7 @@ def test_an_entry_waits_for_the_copy_that_it_names(ledger: Ledger) -> None:
 
 
 def test_an_entry_does_not_wait_for_what_was_given_up(ledger: Ledger) -> None:
-    first = copied(NOTE, BOB, "matrix", None)
-    answer = Delivery(
-        "matrix",
-        "carol",
-        "post 2",
-        POST.act,
-        Copy(Ref("nostr", "cd" * 32), BOB, "matrix", ROOM.id, None),
-        needs=(NOTE,),
-    )
-    ledger.settle(arrive(ledger), [], [first, Ready(answer, Rendered(b"answer", None))], {})
+    plan_an_answer_in_another_lane(ledger)
 
     refused = ledger.head("matrix", BOB.id)
     assert refused is not None
